@@ -1,0 +1,105 @@
+"""Seawall: calls between services that stay safe when the other side does not.
+
+`import seawall as sw` loads no driver and no asyncio: names are resolved when they are first used.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from seawall import testing as testing
+    from seawall.core.clock import Clock as Clock
+    from seawall.core.clock import SystemClock as SystemClock
+    from seawall.core.context import Context as Context
+    from seawall.core.context import call_key as call_key
+    from seawall.core.context import carry as carry
+    from seawall.core.context import current as current
+    from seawall.core.context import deadline as deadline
+    from seawall.core.context import detached as detached
+    from seawall.core.context import priority as priority
+    from seawall.core.context import remaining as remaining
+    from seawall.core.errors import BudgetSpent as BudgetSpent
+    from seawall.core.errors import BulkheadFull as BulkheadFull
+    from seawall.core.errors import CircuitOpen as CircuitOpen
+    from seawall.core.errors import Misplaced as Misplaced
+    from seawall.core.errors import MissingExtra as MissingExtra
+    from seawall.core.errors import Overloaded as Overloaded
+    from seawall.core.errors import RateLimited as RateLimited
+    from seawall.core.errors import Rejected as Rejected
+    from seawall.core.errors import SeawallError as SeawallError
+    from seawall.core.errors import TimedOut as TimedOut
+    from seawall.core.errors import WrongTwin as WrongTwin
+    from seawall.core.events import Event as Event
+    from seawall.core.events import Sink as Sink
+    from seawall.core.outcome import Classifier as Classifier
+    from seawall.core.outcome import DefaultClassifier as DefaultClassifier
+    from seawall.core.outcome import Kind as Kind
+    from seawall.core.outcome import Outcome as Outcome
+    from seawall.core.outcome import Verdict as Verdict
+    from seawall.core.units import Limit as Limit
+    from seawall.pipeline.breaker import CircuitBreaker as CircuitBreaker
+    from seawall.pipeline.bulkhead import Bulkhead as Bulkhead
+    from seawall.pipeline.fallback import Fallback as Fallback
+    from seawall.pipeline.keyed import Keyed as Keyed
+    from seawall.pipeline.limiter import Decision as Decision
+    from seawall.pipeline.limiter import RateLimiter as RateLimiter
+    from seawall.pipeline.pipeline import Pipeline as Pipeline
+    from seawall.pipeline.policy import Policy as Policy
+    from seawall.pipeline.result import Result as Result
+    from seawall.pipeline.retry import Retry as Retry
+    from seawall.pipeline.retry import transient as transient
+    from seawall.pipeline.retry_budget import RetryBudget as RetryBudget
+    from seawall.pipeline.timeout import Timeout as Timeout
+    from seawall.policies.backoff import Backoff as Backoff
+
+__version__ = "0.1.0"
+
+_NAMES = {
+    "core.clock": ("Clock", "SystemClock"),
+    "core.context": ("Context", "call_key", "carry", "current", "deadline", "detached", "priority", "remaining"),
+    "core.errors": (
+        "BudgetSpent",
+        "BulkheadFull",
+        "CircuitOpen",
+        "Misplaced",
+        "MissingExtra",
+        "Overloaded",
+        "RateLimited",
+        "Rejected",
+        "SeawallError",
+        "TimedOut",
+        "WrongTwin",
+    ),
+    "core.events": ("Event", "Sink"),
+    "core.outcome": ("Classifier", "DefaultClassifier", "Kind", "Outcome", "Verdict"),
+    "core.units": ("Limit",),
+    "pipeline.breaker": ("CircuitBreaker",),
+    "pipeline.bulkhead": ("Bulkhead",),
+    "pipeline.fallback": ("Fallback",),
+    "pipeline.keyed": ("Keyed",),
+    "pipeline.limiter": ("Decision", "RateLimiter"),
+    "pipeline.pipeline": ("Pipeline",),
+    "pipeline.policy": ("Policy",),
+    "pipeline.result": ("Result",),
+    "pipeline.retry": ("Retry", "transient"),
+    "pipeline.retry_budget": ("RetryBudget",),
+    "pipeline.timeout": ("Timeout",),
+    "policies.backoff": ("Backoff",),
+}
+_HOMES = {name: home for home, names in _NAMES.items() for name in names}
+
+__all__ = [*sorted(_HOMES), "testing"]  # noqa: PLE0604  # the table above is the one list of public names
+
+
+def __getattr__(name: str) -> Any:
+    if name == "testing":
+        return import_module("seawall.testing")
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module 'seawall' has no attribute {name!r}")
+    value = globals()[name] = getattr(import_module(f"seawall.{home}"), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

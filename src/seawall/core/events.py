@@ -1,0 +1,80 @@
+"""What happened, as values. Rules return notes; the cell that ran the rule stamps them and hands them to sinks.
+
+A sink gets events after every lock is released, so it may ask policies anything. A sink that raises never breaks the
+call: the error is logged once per sink on the logger "seawall.events".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+__all__ = ["Event", "Sink", "Sinks", "everywhere"]
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One thing that happened.
+
+    kind: what, as "<pattern>.<what happened>", such as "breaker.opened". policy: the policy's name. pipeline: the
+    name of the pipeline the call ran in, or None outside one. at: the clock's monotonic seconds. data: details by name.
+    """
+
+    kind: str
+    policy: str
+    at: float
+    pipeline: str | None = None
+    data: Mapping[str, Any] = field(default_factory=dict)
+
+
+Sink = Callable[[Event], object]
+
+
+class Sinks:
+    """An ordered set of sinks. Adding returns the way to take the sink out again."""
+
+    __slots__ = ("_broken", "_sinks")
+
+    def __init__(self) -> None:
+        self._sinks: tuple[Sink, ...] = ()
+        self._broken: set[int] = set()
+
+    def __bool__(self) -> bool:
+        return bool(self._sinks)
+
+    def add(self, sink: Sink) -> Callable[[], None]:
+        """Send every event from now on to `sink`; calling the result ends it. Raises TypeError for no callable."""
+        if not callable(sink):
+            raise TypeError(f"sink must be callable with one Event; got {sink!r}")
+        self._sinks = (*self._sinks, sink)
+
+        def unsubscribe() -> None:
+            remaining = list(self._sinks)
+            if sink in remaining:
+                remaining.remove(sink)
+            self._sinks = tuple(remaining)
+
+        return unsubscribe
+
+    def emit(self, event: Event) -> None:
+        """Hand `event` to every sink, in the order in which they came."""
+        for sink in self._sinks:
+            try:
+                sink(event)
+            except Exception:
+                self._report(sink, event)
+
+    def _report(self, sink: Sink, event: Event) -> None:
+        if id(sink) in self._broken:
+            return
+        self._broken.add(id(sink))
+        from logging import getLogger  # only here: importing seawall stays cheap
+
+        getLogger("seawall.events").exception(
+            "sink %r failed on %s; its further errors are not logged", sink, event.kind
+        )
+
+
+everywhere = Sinks()
+"""Sinks that get the events of every policy in this process."""

@@ -1,0 +1,190 @@
+"""The port to whatever runs the code: threads here, asyncio in runtime_asyncio, the simulator's kernel later.
+
+The guards are written against these verbs and nothing else: `now`, `random`, `sleep`, `event`, `timer`, `spawn`,
+`call_later`. The sync and the async port have the same ones, so the two guards read the same but for `await`.
+Each runtime has its own cancellation; guards only ever write `except Exception` and `except BaseException`.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+from seawall.core.errors import WrongTwin
+
+if TYPE_CHECKING:
+    from seawall.core.clock import Clock
+
+
+@dataclass(eq=False, slots=True)
+class Mark:
+    """One armed timer. It is also the message of the cancellation that the timer causes, so guards can tell whose it was.
+
+    owner: who armed it (a pipeline), or None for a deadline of the caller. limit: its length in seconds.
+    hit: whether it went off. The rest belongs to the runtime.
+    """
+
+    owner: object
+    limit: float
+    hit: bool = False
+    task: Any = None
+    depth: int = 0
+    handle: Any = None
+
+
+class Cancellable(Protocol):
+    """A call that was put off and can be taken back."""
+
+    def cancel(self) -> None:
+        """Take it back; nothing happens when it already ran."""
+        ...
+
+
+class AsyncEvent(Protocol):
+    """A flag that one task waits for and any thread may set."""
+
+    def set(self) -> None:
+        """Wake the waiter, from any thread. Raises RuntimeError when the waiter's loop is closed."""
+        ...
+
+    async def wait(self, seconds: float | None = None) -> bool:
+        """Wait until set or `seconds` have passed; whether it was set. The flag is taken down again."""
+        ...
+
+
+class AsyncTimer(Protocol):
+    """Cuts the task that armed it once its length has passed."""
+
+    def arm(self, owner: object = None) -> Mark:
+        """Start the time of the running task."""
+        ...
+
+    def fired(self, mark: Mark, error: BaseException) -> bool:
+        """Whether `error` is the cut of this mark, and of nobody else; takes the cancellation back if so."""
+        ...
+
+    def disarm(self, mark: Mark) -> None:
+        """End the time; takes the cancellation back when the body swallowed it."""
+        ...
+
+
+class AsyncPort(Protocol):
+    """What async guards need of a runtime."""
+
+    kind: str
+
+    def now(self) -> float: ...
+    def random(self) -> float: ...
+    async def sleep(self, seconds: float) -> None: ...
+    def event(self) -> AsyncEvent: ...
+    def timer(self, seconds: float) -> AsyncTimer: ...
+    def spawn(self, coroutine: Coroutine[Any, Any, Any]) -> Any: ...
+    def call_later(self, seconds: float, function: Callable[..., object], *args: Any) -> Cancellable: ...
+
+
+class ThreadEvent:
+    """A flag that one thread waits for and any thread may set."""
+
+    __slots__ = ("_clock", "_flag")
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._flag = threading.Event()
+
+    def set(self) -> None:
+        """Wake the waiter."""
+        self._flag.set()
+
+    def wait(self, seconds: float | None = None) -> bool:
+        """Block until set or `seconds` have passed; whether it was set. The flag is taken down again."""
+        was_set = self._clock.wait(self._flag, seconds)
+        self._flag.clear()
+        return was_set
+
+
+class ThreadTimer:
+    """The timer of sync code: it cuts nothing, because a thread cannot be cut; the deadline is handed to the callee."""
+
+    __slots__ = ("_seconds",)
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+
+    def arm(self, owner: object = None) -> Mark:
+        """Nothing to start; the mark says whose limit it is."""
+        return Mark(owner, self._seconds)
+
+    def fired(self, mark: Mark, error: BaseException) -> bool:
+        """Never: sync code is not interrupted."""
+        return False
+
+    def disarm(self, mark: Mark) -> None:
+        """Nothing to end."""
+
+
+class ThreadPort:
+    """What sync guards need of a runtime, on threads."""
+
+    kind = "threads"
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self.now = clock.monotonic
+        self.sleep = clock.sleep
+
+    def random(self) -> float:
+        """A number in [0, 1)."""
+        return self._clock.random.random()
+
+    def event(self) -> ThreadEvent:
+        """A flag for one waiting thread."""
+        return ThreadEvent(self._clock)
+
+    def timer(self, seconds: float) -> ThreadTimer:
+        """A timer that marks but cuts nothing."""
+        return ThreadTimer(seconds)
+
+    def spawn(self, function: Callable[[], object]) -> threading.Thread:
+        """Run `function` in a daemon thread of its own."""
+        thread = threading.Thread(target=function, daemon=True)
+        thread.start()
+        return thread
+
+    def call_later(self, seconds: float, function: Callable[..., object], *args: Any) -> Cancellable:
+        """Call `function` in a thread of its own once `seconds` have passed on this clock, unless it is taken back."""
+        later = _Later(self._clock, seconds, function, args)
+        self.spawn(later.run)
+        return later
+
+
+class _Later:
+    """A call put off by a thread that waits on the clock."""
+
+    def __init__(self, clock: Clock, seconds: float, function: Callable[..., object], args: tuple[Any, ...]) -> None:
+        self._clock = clock
+        self._seconds = seconds
+        self._function = function
+        self._args = args
+        self._cancelled = threading.Event()
+
+    def cancel(self) -> None:
+        self._cancelled.set()
+
+    def run(self) -> None:
+        if not self._clock.wait(self._cancelled, self._seconds):
+            self._function(*self._args)
+
+
+def loop_is_running() -> bool:
+    """Whether this thread runs an event loop; asks asyncio only if somebody loaded it."""
+    events = sys.modules.get("asyncio.events")
+    return events is not None and events._get_running_loop() is not None
+
+
+def refuse_under_loop(verb: str, twin: str) -> None:
+    """Raise WrongTwin when a sync verb that may wait is used under a running event loop, which it would block."""
+    if loop_is_running():
+        raise WrongTwin(f"{verb} may wait and would block the running event loop; use `await {twin}` here")

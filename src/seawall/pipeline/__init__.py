@@ -1,0 +1,1 @@
+"""Runs the rules: cells, the sync and async guards, pipelines, decorators."""

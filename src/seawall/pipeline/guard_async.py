@@ -1,0 +1,173 @@
+"""The shapes of a guarded call, async. Word for word guard_sync.py with `async` and `await`; a test compares the two.
+
+Each shape is a function of (policy, inner, run): do the policy's part around `inner(run)`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from typing import Any
+
+from seawall.pipeline.run import END
+
+KIND = "asyncio"
+
+
+async def perform(run: Any, inner: Any) -> Any:
+    """The whole call: open it, run the layers, tell how it ended."""
+    try:
+        run.open()
+        result = await inner(run)
+        run.succeeded()
+        return result
+    except BaseException as error:
+        run.failed(error)
+        raise
+    finally:
+        run.close()
+
+
+async def invoke(run: Any) -> Any:
+    """The innermost layer: the user's function."""
+    return await run.finish(run.fn(*run.args, **run.kwargs))
+
+
+async def guard(policy: Any, inner: Any, run: Any) -> Any:
+    """Hold a permit around the call."""
+    held = policy.enter(run)
+    if held.ticket is not None:
+        await wait(held, run)
+    try:
+        result = await inner(run)
+        held.judge(result)
+        return result
+    except BaseException as error:
+        held.fail(error)
+        raise
+    finally:
+        held.settle()
+
+
+async def wait(held: Any, run: Any) -> None:
+    """Wait in the queue until the permit is there."""
+    try:
+        flag = held.ticket.event = run.port.event()
+        while (pause := held.pending()) is not None:
+            await flag.wait(pause if pause < float("inf") else None)
+    except BaseException:
+        held.abandon()
+        raise
+
+
+async def retry(policy: Any, inner: Any, run: Any) -> Any:
+    """Try again while the policy finds it worth it."""
+    course = policy.course(run)
+    try:
+        while True:
+            try:
+                result = await inner(run)
+                if not course.unwanted(result):
+                    return result
+            except Exception as error:
+                if not course.again(error):
+                    raise
+            await run.port.sleep(course.pause)
+            course.next()
+    finally:
+        course.end()
+
+
+async def timeout(policy: Any, inner: Any, run: Any) -> Any:
+    """Give the call a limit."""
+    spell = policy.spell(run)
+    try:
+        return await inner(run)
+    except BaseException as error:
+        spell.check(error)
+        raise
+    finally:
+        spell.end()
+
+
+async def hop(policy: Any, inner: Any, run: Any) -> Any:
+    """Run what is inside on a worker thread, and stop waiting for it when its time is over."""
+    worker = policy.start(inner, run)
+    try:
+        flag = worker.watch(run.port)
+        while (pause := worker.pending()) is not None:
+            await flag.wait(pause if pause < float("inf") else None)
+        return worker.result()
+    except BaseException:
+        worker.abandon(run)
+        raise
+
+
+async def fallback(policy: Any, inner: Any, run: Any) -> Any:
+    """Answer with something else when the call fails."""
+    try:
+        return await inner(run)
+    except Exception as error:
+        if not policy.takes(error):
+            raise
+        failure = error
+    return await run.answer(policy.value(failure, run))
+
+
+async def step(run: Any) -> Any:
+    """The innermost layer of a stream's further items."""
+    return await run.step(run.sent)
+
+
+async def stream(run: Any, inner: Any, items: Any) -> AsyncGenerator[Any, Any]:
+    """A stream: its first item is the guarded call, its further items are limited each, its permits are held to its end."""
+    failure: BaseException | None = None
+    try:
+        item = await perform(run, inner)
+        while item is not END:
+            try:
+                run.sent = yield item
+            except GeneratorExit:
+                raise
+            except BaseException as thrown:
+                item = await run.throw(thrown)
+            else:
+                item = await perform_item(run, items)
+    except BaseException as error:
+        failure = error
+        raise
+    finally:
+        try:
+            await run.stop()
+        finally:
+            run.release_all(failure)
+
+
+async def perform_item(run: Any, items: Any) -> Any:
+    """One further item of a stream, in the stream's own context."""
+    run.enter()
+    try:
+        return await items(run)
+    finally:
+        run.close()
+
+
+async def take(policies: Any, block: Any, run: Any) -> None:
+    """Enter a permit block: collect the permits, outermost first."""
+    for policy in policies:
+        held = policy.enter(run)
+        if held.ticket is not None:
+            await wait(held, run)
+        block.append(held)
+
+
+async def attempts(course: Any, port: Any) -> AsyncGenerator[Any, None]:
+    """The attempts of a loop: each is offered, then waited for when it failed and is worth another."""
+    try:
+        while True:
+            yield course.attempt()
+            if not course.failed:
+                return
+            await port.sleep(course.pause)
+            course.next()
+    finally:
+        course.end()

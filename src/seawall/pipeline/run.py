@@ -1,0 +1,354 @@
+"""One guarded call while it runs: what the layers of a pipeline share about it."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import AsyncGenerator, Callable, Coroutine, Generator
+from contextvars import Token
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from types import AsyncGeneratorType, GeneratorType
+from typing import TYPE_CHECKING, Any, ClassVar, Final
+
+from seawall.core.context import VARIABLE, Context
+from seawall.core.errors import Misplaced, TimedOut, WrongTwin
+from seawall.core.outcome import Classifier, Outcome
+from seawall.core.runtime import Mark
+
+if TYPE_CHECKING:
+    from seawall.pipeline.held import Held
+    from seawall.pipeline.pipeline import Pipeline
+    from seawall.pipeline.threads import Worker
+
+
+class _End:
+    """The item after the last one."""
+
+
+END: Final = _End()
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """What the user said about a call: whether it may be repeated, and under which idempotency key.
+
+    idempotent: repeating it does no harm. key: from the call's arguments to its key, or None for a key of our own.
+    """
+
+    idempotent: bool = False
+    key: Callable[..., str] | None = None
+
+
+UNMARKED: Final = Identity()
+
+
+class Run:
+    """One call. `deadline` is the nearest moment at which it must be done, `limit` and `owner` say whose that is."""
+
+    __slots__ = (
+        "args",
+        "attempt",
+        "classifier",
+        "deadline",
+        "fn",
+        "held",
+        "identity",
+        "key",
+        "kwargs",
+        "limit",
+        "owner",
+        "pipeline",
+        "port",
+        "sent",
+        "source",
+        "started",
+        "token",
+        "waited",
+        "workers",
+    )
+    streaming: ClassVar[bool] = False
+
+    def __init__(
+        self,
+        pipeline: Pipeline,
+        port: Any,
+        fn: Callable[..., Any],
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+        identity: Identity = UNMARKED,
+    ) -> None:
+        self.pipeline = pipeline
+        self.classifier: Classifier = pipeline.classifier
+        self.port = port
+        self.fn = fn
+        self.args = args
+        self.kwargs = kwargs if kwargs is not None else {}
+        self.identity = identity
+        self.deadline = VARIABLE.get().deadline
+        self.owner: object = None
+        self.limit = float("inf")
+        self.attempt = 1
+        self.waited = 0.0
+        self.workers: list[Worker] = []
+        self.held: list[Held] = []
+        self.source: Any = None
+        self.sent: Any = None
+        self.key: str | None = None
+        self.token: Token[Context] | None = None
+        self.started = 0.0
+
+    # --- the beginning and the end of the call
+
+    def open(self) -> None:
+        """Give the call its identity, tell that it begins, and refuse it when its deadline has passed."""
+        self.started = self.port.now()
+        if self.deadline is not None and self.started >= self.deadline:
+            raise TimedOut(
+                f"{self.pipeline.name}: the deadline passed before the call began", policy="deadline", started=False
+            )
+        if self.identity is not UNMARKED:
+            self.key = self._key()
+            self.enter()
+        self.pipeline.tell("call.started")
+
+    def enter(self) -> None:
+        """Put the call's key into the context of the code that runs now."""
+        if self.key is not None:
+            self.token = VARIABLE.set(replace(VARIABLE.get(), key=self.key))
+
+    def succeeded(self) -> None:
+        """Tell that the call has its result."""
+        self.pipeline.tell("call.ended", outcome="success", took=self.port.now() - self.started)
+
+    def failed(self, error: BaseException) -> None:
+        """Tell that the call leaves with an error."""
+        if self.pipeline.heard:
+            kind = self.classifier.error(error).kind.value
+            self.pipeline.tell("call.ended", outcome=kind, error=error, took=self.port.now() - self.started)
+
+    def close(self) -> None:
+        """Take the identity off the context again."""
+        if self.token is not None:
+            token, self.token = self.token, None
+            VARIABLE.reset(token)
+
+    def _key(self) -> str:
+        if self.identity.key is None:
+            return f"{self.pipeline.clock.random.getrandbits(128):032x}"
+        key = self.identity.key(*self.args, **self.kwargs)
+        if not isinstance(key, str) or not key:
+            raise TypeError(f"idempotency_key must return a text that is not empty; got {key!r}")
+        return key
+
+    # --- what layers ask
+
+    def argument(self, name: str | Callable[..., Any]) -> Any:
+        """The value of the call's argument called `name`, or what the function `name` makes of the arguments.
+
+        Raises Misplaced when the function has no such parameter.
+        """
+        if callable(name):
+            return name(*self.args, **self.kwargs)
+        bound = signature_of(self.fn).bind(*self.args, **self.kwargs)
+        bound.apply_defaults()
+        if name not in bound.arguments:
+            raise Misplaced(f"{self.pipeline.name}: {self.fn!r} has no parameter {name!r} to key by")
+        return bound.arguments[name]
+
+    def cut(self, error: BaseException, took: float) -> Outcome | None:
+        """What being cut by an outer limit says of the callee: FAILURE if the attempt had at least half of the limit and
+        the limit is of this pipeline, else IGNORED; None when it was no such cut."""
+        for mark in error.args:
+            if isinstance(mark, Mark):
+                return self._weigh(mark.owner, mark.limit, took)
+        if isinstance(error, TimeoutError) and self.deadline is not None and self.port.now() >= self.deadline:
+            return self._weigh(self.owner, self.limit, took)
+        return None
+
+    def _weigh(self, owner: object, limit: float, took: float) -> Outcome:
+        fair = owner is self.pipeline and took >= limit / 2
+        return Outcome.FAILURE if fair else Outcome.IGNORED
+
+    def settle(self, held: Held) -> None:
+        """A layer is done with its permit."""
+        held.release()
+
+    def release_all(self, failure: BaseException | None) -> None:
+        """The stream is over: settle what was held for it, innermost first."""
+        for held in self.held:
+            held.end(failure)
+
+    def branch(self) -> SyncRun:
+        """A sync copy for a worker thread that may outlive this call, so that the two never write the same fields."""
+        other = SyncRun(self.pipeline, self.pipeline.clock.threads, self.fn, self.args, self.kwargs, self.identity)
+        other.deadline, other.owner, other.limit = self.deadline, self.owner, self.limit
+        other.attempt, other.waited, other.key = self.attempt, self.waited, self.key
+        return other
+
+
+class SyncRun(Run):
+    """A call of a plain function."""
+
+    __slots__ = ()
+
+    def finish(self, value: Any) -> Any:
+        """Hand the callee's result on, unless it is something that would run unguarded after we return."""
+        if isinstance(value, _WOULD_RUN_LATER) or hasattr(type(value), "__await__"):
+            refuse_late_work(self.pipeline.name, value)
+        return value
+
+    def answer(self, value: Any) -> Any:
+        """Hand a fallback's value on."""
+        return self.finish(value)
+
+
+class AsyncRun(Run):
+    """A call of an async function."""
+
+    __slots__ = ()
+
+    async def finish(self, value: Any) -> Any:
+        """Await what the callee returned. Raises WrongTwin when that is no awaitable."""
+        if not hasattr(type(value), "__await__"):
+            raise WrongTwin(
+                f"{self.pipeline.name}: {self.fn!r} returned {type(value).__name__}, which cannot be awaited; "
+                "use `call` for plain functions"
+            )
+        return await value
+
+    async def answer(self, value: Any) -> Any:
+        """Hand a fallback's value on, awaited when it has to be."""
+        return await value if hasattr(type(value), "__await__") else value
+
+
+class SyncStream(Run):
+    """A call of a generator function. The guarded call is its first item; permits are held to its end.
+
+    returned: what the generator returned, once it has ended.
+    """
+
+    __slots__ = ("returned",)
+    streaming = True
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self.returned: Any = None
+
+    def finish(self, source: Generator[Any, Any, Any]) -> Any:
+        """Keep the fresh generator and make its first item."""
+        self.source = source
+        return self.step(None)
+
+    def answer(self, value: Any) -> Any:
+        """Go on with the items of a fallback's iterable."""
+        self.source = _as_generator(value)
+        return self.step(None)
+
+    def step(self, sent: Any) -> Any:
+        """The next item, or END."""
+        try:
+            return self.source.send(sent)
+        except StopIteration as stop:
+            self.returned = stop.value
+            return END
+
+    def throw(self, error: BaseException) -> Any:
+        """Raise the consumer's error at the generator's yield; the item it answers with, or END."""
+        try:
+            return self.source.throw(error)
+        except StopIteration as stop:
+            self.returned = stop.value
+            return END
+
+    def stop(self) -> None:
+        """Close the generator, when it was opened."""
+        if self.source is not None:
+            self.source.close()
+
+    def settle(self, held: Held) -> None:
+        """Permits that opened the stream are held until it ends."""
+        _hold(self, held)
+
+
+class AsyncStream(Run):
+    """A call of an async generator function. The guarded call is its first item; permits are held to its end."""
+
+    __slots__ = ()
+    streaming = True
+
+    async def finish(self, source: AsyncGenerator[Any, Any]) -> Any:
+        """Keep the fresh generator and make its first item."""
+        self.source = source
+        return await self.step(None)
+
+    async def answer(self, value: Any) -> Any:
+        """Go on with the items of a fallback's iterable, async or not."""
+        self.source = _as_async_generator(value)
+        return await self.step(None)
+
+    async def step(self, sent: Any) -> Any:
+        """The next item, or END."""
+        try:
+            return await self.source.asend(sent)
+        except StopAsyncIteration:
+            return END
+
+    async def throw(self, error: BaseException) -> Any:
+        """Raise the consumer's error at the generator's yield; the item it answers with, or END."""
+        try:
+            return await self.source.athrow(error)
+        except StopAsyncIteration:
+            return END
+
+    async def stop(self) -> None:
+        """Close the generator, when it was opened."""
+        if self.source is not None:
+            await self.source.aclose()
+
+    def settle(self, held: Held) -> None:
+        """Permits that opened the stream are held until it ends."""
+        _hold(self, held)
+
+
+def _hold(run: Run, held: Held) -> None:
+    if held.succeeded:
+        run.held.append(held)
+    else:
+        held.release()
+
+
+def _as_generator(items: Any) -> Generator[Any, Any, Any]:
+    yield from items
+
+
+async def _as_async_generator(items: Any) -> AsyncGenerator[Any, Any]:
+    if hasattr(items, "__aiter__"):
+        async for item in items:
+            yield item
+        return
+    for item in items:
+        yield item
+
+
+_WOULD_RUN_LATER: Final = (GeneratorType, AsyncGeneratorType)
+
+
+def refuse_late_work(name: str, value: Any) -> None:
+    """Raise for a result whose work has not happened yet: outside the guard it would run silently unguarded."""
+    if isinstance(value, Coroutine):
+        value.close()
+    if isinstance(value, _WOULD_RUN_LATER):
+        raise Misplaced(
+            f"{name}: the function returned a generator, whose items would run unguarded; "
+            "decorate the generator function itself"
+        )
+    raise WrongTwin(
+        f"{name}: the function returned an awaitable, which would run unguarded; "
+        "use `await acall(...)`, or decorate an `async def` function"
+    )
+
+
+@lru_cache(maxsize=1024)
+def signature_of(function: Callable[..., Any]) -> inspect.Signature:
+    """The signature of a function, remembered: reading it anew would cost more than the guarded call."""
+    return inspect.signature(function)

@@ -1,0 +1,32 @@
+"""For the tests of people who use Seawall: virtual time, scripted callees, captured events, a fault proxy."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from seawall.testing.clock import VirtualClock as VirtualClock
+    from seawall.testing.fault_proxy import FaultProxy as FaultProxy
+    from seawall.testing.fault_proxy import Faults as Faults
+    from seawall.testing.modes import capture_events as capture_events
+    from seawall.testing.modes import instant as instant
+    from seawall.testing.modes import off as off
+    from seawall.testing.script import Script as Script
+    from seawall.testing.script import takes as takes
+
+_HOMES = {
+    "VirtualClock": "clock",
+    "FaultProxy": "fault_proxy",
+    "Faults": "fault_proxy",
+    "capture_events": "modes",
+    "instant": "modes",
+    "off": "modes",
+    "Script": "script",
+    "takes": "script",
+}
+__all__ = ["FaultProxy", "Faults", "Script", "VirtualClock", "capture_events", "instant", "off", "takes"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'seawall.testing' has no attribute {name!r}")
+    return getattr(import_module(f"seawall.testing.{_HOMES[name]}"), name)

@@ -1,0 +1,230 @@
+"""Time that passes only when a test says so, or when everything waits: then it jumps to the next moment of interest."""
+
+from __future__ import annotations
+
+import random
+import threading
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from seawall.core import units
+from seawall.core.clock import Clock
+from seawall.core.runtime_asyncio import AsyncioPort
+
+if TYPE_CHECKING:
+    import asyncio
+
+_GLANCE = 0.001  # real seconds between looks at what another thread may have done
+_PATIENCE = 50  # glances that a worker thread gives whoever handed it its work to begin to wait for it
+
+
+class VirtualClock(Clock):
+    """A clock for tests: nothing really waits, and every wait takes exactly as long as it should.
+
+    seed: of its random numbers. Default 0.
+    start: the first monotonic moment, in seconds. Default 1000.
+    wall: the first time of day, in seconds since 1970. Default 1 000 000 000 (2001-09-09).
+    autojump: when everything that this clock knows of waits, jump to the next moment that somebody waits for. Default True;
+        with False time passes only by `advance`.
+
+    Async code runs in virtual time from its first guarded call or `asleep` on: the event loop's own timers
+    (`asyncio.sleep`, `asyncio.timeout`) follow this clock too. It needs asyncio's own loops. Work in executors and in our
+    worker threads holds time still while it runs; threads that nobody told it about are not waited for.
+    Raises ValueError or TypeError for a parameter out of range.
+    """
+
+    def __init__(
+        self, *, seed: int = 0, start: float = 1000.0, wall: float = 1_000_000_000.0, autojump: bool = True
+    ) -> None:
+        self.random = random.Random(seed)
+        self.autojump = autojump
+        self._now = units.number("start", start)
+        self._wall = units.number("wall", wall) - self._now
+        self._changed = threading.Condition()
+        self._moments: list[float] = []
+        self._busy = 0
+        self._worker = threading.local()
+        self._loops: dict[asyncio.AbstractEventLoop, Callable[[], None]] = {}
+
+    # --- reading and moving it
+
+    def monotonic(self) -> float:
+        """The virtual moment."""
+        return self._now
+
+    def wall(self) -> float:
+        """The virtual time of day."""
+        return self._wall + self._now
+
+    def advance(self, seconds: float) -> None:
+        """Let `seconds` >= 0 pass; everything that was due in between may run. Raises ValueError for a bad length."""
+        self._move(self._now + units.seconds("seconds", seconds, zero=True))
+
+    def release(self) -> None:
+        """Give the event loops that ran on it their own time back."""
+        for restore in self._loops.values():
+            restore()
+        self._loops.clear()
+
+    # --- waiting
+
+    def sleep(self, seconds: float) -> None:
+        """Wait in virtual time."""
+        if seconds > 0:
+            self.wait(threading.Event(), seconds)
+
+    async def asleep(self, seconds: float) -> None:
+        """Wait in virtual time."""
+        import asyncio
+
+        self.adopt(asyncio.get_running_loop())
+        await asyncio.sleep(seconds)
+
+    def wait(self, flag: threading.Event, seconds: float | None) -> bool:
+        """Wait in virtual time until `flag` is set or `seconds` have passed; whether it is set."""
+        moment = float("inf") if seconds is None else self._now + seconds
+        with self._changed:
+            self._moments.append(moment)
+            self._busy -= self._is_worker
+        glances = _PATIENCE if self._is_worker else 0
+        try:
+            while not flag.is_set() and self._now < moment:
+                alone = len(self._moments) == 1 and glances > 0
+                if alone or not self._jump_to_next():
+                    flag.wait(_GLANCE)
+                    glances -= 1
+            return flag.is_set()
+        finally:
+            with self._changed:
+                self._moments.remove(moment)
+                self._busy += self._is_worker
+
+    def job(self) -> AbstractContextManager[object]:
+        """Work of a thread that this clock must not jump over."""
+        with self._changed:
+            self._busy += 1
+        return _Job(self)
+
+    def adopt(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Let an event loop live in this time. Raises RuntimeError for a loop that is not asyncio's own."""
+        if loop not in self._loops:
+            for closed in [known for known in self._loops if known.is_closed()]:
+                del self._loops[closed]
+            self._loops[loop] = _virtualise(self, loop)
+
+    def _make_tasks(self) -> AsyncioPort:
+        return _VirtualPort(self)
+
+    # --- jumping
+
+    @property
+    def _is_worker(self) -> int:
+        return getattr(self._worker, "count", 0)
+
+    def may_jump(self) -> bool:
+        """Whether everything that this clock knows of waits."""
+        return self.autojump and self._busy <= 0
+
+    def jump(self, moment: float) -> None:
+        """Go to `moment`, or to an earlier one that somebody else waits for."""
+        with self._changed:
+            self._now = max(self._now, min([moment, *self._moments]))
+
+    def _jump_to_next(self) -> bool:
+        with self._changed:
+            moment = min(self._moments)
+            if not self.may_jump() or moment == float("inf") or self._loops_have_timers(moment):
+                return False
+            self._now = max(self._now, moment)
+        return True
+
+    def _loops_have_timers(self, moment: float) -> bool:
+        """A loop of another thread that has something to do before `moment` goes first."""
+        for loop in list(self._loops):
+            handles = getattr(loop, "_scheduled", ())
+            offset = getattr(loop, "_seawall_offset", 0.0)
+            if loop.is_running() and any(handle.when() - offset < moment for handle in list(handles)):
+                return True
+        return False
+
+    def _move(self, moment: float) -> None:
+        with self._changed:
+            self._now = max(self._now, moment)
+        for loop in list(self._loops):
+            if not loop.is_closed():
+                loop.call_soon_threadsafe(_nothing)
+
+
+class _VirtualPort(AsyncioPort):
+    """asyncio, in virtual time from the first use on."""
+
+    _clock: VirtualClock
+
+    def loop(self) -> asyncio.AbstractEventLoop:
+        loop = super().loop()
+        self._clock.adopt(loop)
+        return loop
+
+
+class _Job:
+    """One piece of work of a worker thread; while the thread waits on the clock itself, it does not hold time still."""
+
+    def __init__(self, clock: VirtualClock) -> None:
+        self._clock = clock
+
+    def __enter__(self) -> None:
+        self._clock._worker.count = 1
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._clock._worker.count = 0
+        with self._clock._changed:
+            self._clock._busy -= 1
+
+
+def _virtualise(clock: VirtualClock, loop: Any) -> Callable[[], None]:
+    """Give a loop the clock's time: where it would block for a timer, time jumps instead. The result undoes it."""
+    selector = getattr(loop, "_selector", None)
+    if selector is None:
+        raise RuntimeError(
+            f"virtual time needs asyncio's own event loop; {type(loop).__name__} keeps its timers elsewhere"
+        )
+    offset = loop.time() - clock.monotonic()
+    real_select, real_executor = selector.select, loop.run_in_executor
+
+    def select(timeout: float | None = None) -> Any:
+        if timeout is None or timeout <= 0:
+            return real_select(timeout)
+        ready = real_select(0)
+        if ready:
+            return ready
+        if not clock.may_jump():
+            return real_select(_GLANCE)
+        clock.jump(clock.monotonic() + timeout)
+        return []
+
+    def run_in_executor(executor: Any, function: Any, *args: Any) -> Any:
+        job = clock.job()
+
+        def work() -> Any:
+            with job:
+                return function(*args)
+
+        return real_executor(executor, work)
+
+    def restore() -> None:
+        for thing, name in ((loop, "time"), (loop, "run_in_executor"), (loop, "_seawall_offset"), (selector, "select")):
+            vars(thing).pop(name, None)
+
+    loop.time = lambda: clock.monotonic() + offset
+    loop._seawall_offset = offset
+    loop.run_in_executor = run_in_executor
+    selector.select = select
+    return restore
+
+
+def _nothing() -> None:
+    """Wakes a loop."""
