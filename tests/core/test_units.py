@@ -58,7 +58,9 @@ def test_ratios_are_checked_when_given(value: object, error: type[Exception]) ->
         units.ratio("share", -0.1, zero=True)
 
 
-@pytest.mark.parametrize(("value", "error"), [(-1, ValueError), (math.inf, ValueError), (math.nan, ValueError), (None, TypeError)])
+@pytest.mark.parametrize(
+    ("value", "error"), [(-1, ValueError), (math.inf, ValueError), (math.nan, ValueError), (None, TypeError)]
+)
 def test_plain_numbers_are_checked_when_given(value: object, error: type[Exception]) -> None:
     """Not a number is not a floor."""
     with pytest.raises(error, match="floor"):

@@ -54,7 +54,9 @@ def test_decorrelated_waits_draw_between_base_and_three_times_the_last() -> None
     assert backoff.length(3) == 20
 
 
-@pytest.mark.parametrize("bad", [{"base": 0}, {"base": math.nan}, {"cap": math.inf}, {"base": 6}, {"growth": "x"}, {"jitter": "x"}])
+@pytest.mark.parametrize(
+    "bad", [{"base": 0}, {"base": math.nan}, {"cap": math.inf}, {"base": 6}, {"growth": "x"}, {"jitter": "x"}]
+)
 def test_a_backoff_that_cannot_work_is_refused_when_made(bad: dict[str, object]) -> None:
     """A cap below the base was a typing mistake."""
     with pytest.raises(ValueError, match=r"base|cap|growth|jitter"):

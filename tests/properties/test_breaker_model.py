@@ -61,8 +61,10 @@ class Naive:
 
     def verdict(self, now: float) -> None:
         left = self.o["probes"] - self.good - self.bad
+
         def reaches(count: int, ratio: float) -> bool:
             return count >= ratio * self.o["probes"] - 1e-9 and count >= 1
+
         if reaches(self.bad, self.o["failure_ratio"]) or (self.o["slow_call"] and reaches(self.slow, self.o["slow_ratio"])):
             self.open(now)
         elif not reaches(self.bad + left, self.o["failure_ratio"]) and not (

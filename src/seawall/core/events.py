@@ -29,6 +29,7 @@ class Event:
 
 
 Sink = Callable[[Event], object]
+"""Takes events. It must be quick and is called without any lock held."""
 
 
 class Sinks:
@@ -71,9 +72,7 @@ class Sinks:
         self._broken.add(id(sink))
         from logging import getLogger  # only here: importing seawall stays cheap
 
-        getLogger("seawall.events").exception(
-            "sink %r failed on %s; its further errors are not logged", sink, event.kind
-        )
+        getLogger("seawall.events").exception("sink %r failed on %s; its further errors are not logged", sink, event.kind)
 
 
 everywhere = Sinks()

@@ -33,9 +33,7 @@ _DURATION: Final = re.compile(r"\s*([0-9]*\.?[0-9]+)\s*([a-z]+)\s*")
 _LIMIT: Final = re.compile(r"\s*([0-9]+)\s*/\s*([0-9]*\.?[0-9]+)?\s*([a-z]+)(?:\s+burst\s+([0-9]+))?\s*")
 
 
-def seconds(
-    name: str, value: object, *, zero: bool = False, infinite: bool = False, above: float | None = None
-) -> float:
+def seconds(name: str, value: object, *, zero: bool = False, infinite: bool = False, above: float | None = None) -> float:
     """Read a duration: a number of seconds, or text such as "250ms", "1.5s", "2min", "1h".
 
     name: the parameter's name, for the error. zero: whether 0 is allowed. infinite: whether `inf` is allowed.

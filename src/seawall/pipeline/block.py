@@ -1,4 +1,4 @@
-"""A permit block: `with breaker.permit() as permit: ...`, for code that is no function. Policies that repeat cannot hold one."""
+"""A permit block: `with breaker.permit() as permit: ...`, for code that is no function. What repeats cannot hold one."""
 
 from __future__ import annotations
 
@@ -65,9 +65,7 @@ class PermitBlock:
             raise
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._leave(error)
 
     async def __aexit__(

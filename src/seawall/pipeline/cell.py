@@ -18,13 +18,13 @@ if TYPE_CHECKING:
 P = ParamSpec("P")
 A = TypeVar("A")
 S = TypeVar("S")
-Made = TypeVar("Made", covariant=True)
+Made_co = TypeVar("Made_co", covariant=True)
 
 
-class Rule(Protocol[Made]):
+class Rule(Protocol[Made_co]):
     """What a cell needs of a rule: a fresh state."""
 
-    def start(self, now: float) -> Made:
+    def start(self, now: float) -> Made_co:
         """A state in which nothing has happened."""
         ...
 

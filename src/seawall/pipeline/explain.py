@@ -53,9 +53,7 @@ class Explanation:
 
     def __str__(self) -> str:
         bound = "no limit" if self.wall_time == float("inf") else f"{self.wall_time:g} s"
-        head = (
-            f"{self.name}: at most {self.attempts} attempts, {bound}, load x{self.load_factor:g} while all calls fail"
-        )
+        head = f"{self.name}: at most {self.attempts} attempts, {bound}, load x{self.load_factor:g} while all calls fail"
         return "\n".join((head, *(f"  {line}" for line in self.lines), *map(str, self.findings)))
 
 
@@ -73,9 +71,7 @@ def explain(pipeline: Pipeline) -> Explanation:
         wall_time=_wall_time(policies),
         load_factor=round(load, 6),
         findings=tuple(_findings(policies)),
-        lines=tuple(
-            f"{shown.name}: {_words(policy)}" for shown, policy in zip(pipeline.policies, policies, strict=True)
-        ),
+        lines=tuple(f"{shown.name}: {_words(policy)}" for shown, policy in zip(pipeline.policies, policies, strict=True)),
     )
 
 
@@ -105,9 +101,9 @@ def _words(policy: Policy) -> str:
     words: list[tuple[type[Policy], Callable[[Any], str]]] = [
         (Timeout, lambda p: f"at most {p.seconds:g} s" + (", on a worker thread" if p.sync == "thread" else "")),
         (Retry, lambda p: f"up to {p.rule.attempts} attempts, waits up to {p.rule.longest_wait():g} s in all"),
-        (CircuitBreaker, lambda p: _breaker_words(p)),
+        (CircuitBreaker, _breaker_words),
         (Bulkhead, lambda p: f"{p.rule.limit} at once, {p.rule.queue} may wait"),
-        (Fallback, lambda p: "another answer on failure"),
+        (Fallback, lambda _: "another answer on failure"),
     ]
     return next((say(policy) for kind, say in words if isinstance(policy, kind)), policy.kind.replace("_", " "))
 

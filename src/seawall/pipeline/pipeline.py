@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, overload
 
 from seawall.core import clock as clocks
 from seawall.core.clock import Clock
-from seawall.core.context import VARIABLE
 from seawall.core.errors import Misplaced, Rejected
 from seawall.core.events import Event, Sink, Sinks, everywhere
 from seawall.core.outcome import Classifier, DefaultClassifier
@@ -177,7 +176,7 @@ class Pipeline:
         Raises Misplaced for classes and for functions that would stay unguarded, with advice.
         """
         if function is None:
-            return mark(self, idempotent, idempotency_key)
+            return mark(self, idempotent=idempotent, key=idempotency_key)
         return decorate(self, function, UNMARKED)
 
     # --- reaching inside
@@ -314,9 +313,7 @@ def _name_policies(policies: tuple[Policy, ...], clock: Clock | None) -> None:
     taken: set[str] = set()
     for policy in policies:
         if policy.is_named and policy.name in taken:
-            raise ValueError(
-                f"two policies are called {policy.name!r}; give each circuit, limit and timeout its own name"
-            )
+            raise ValueError(f"two policies are called {policy.name!r}; give each circuit, limit and timeout its own name")
         if policy.is_named:
             taken.add(policy.name)
     for policy in policies:

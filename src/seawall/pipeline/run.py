@@ -68,7 +68,7 @@ class Run:
     )
     streaming: ClassVar[bool] = False
 
-    def __init__(
+    def __init__(  # noqa: PLR0917  # made once per call by the pipeline alone, where keywords would cost
         self,
         pipeline: Pipeline,
         port: Any,

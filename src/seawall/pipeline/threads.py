@@ -29,9 +29,7 @@ ABANDONED_MAX: Final = 64
 class Worker:
     """One call on a thread that may outlive its caller's patience. It works on a copy of the run and of the context."""
 
-    def __init__(
-        self, inner: Layer, run: Run, limit: float | None, gave_up: Callable[[Worker, Run], Exception]
-    ) -> None:
+    def __init__(self, inner: Layer, run: Run, limit: float | None, gave_up: Callable[[Worker, Run], Exception]) -> None:
         self._inner = inner
         self._branch = run.branch()
         self._gave_up = gave_up

@@ -93,9 +93,7 @@ class Timeout(Policy):
         """Count and tell that a call was cut; the error to raise."""
         self.expired += 1
         self.emit("timeout.expired", limit=limit, pipeline=run.pipeline.name)
-        return TimedOut(
-            f"{run.pipeline.name} took longer than the {limit:g} s of {self.name}", policy=self.name, limit=limit
-        )
+        return TimedOut(f"{run.pipeline.name} took longer than the {limit:g} s of {self.name}", policy=self.name, limit=limit)
 
     def snapshot(self) -> TimeoutSnapshot:
         """What it holds now."""
@@ -120,7 +118,7 @@ class Spell:
     It also stands in a permit block, where `ticket` is always None.
     """
 
-    __slots__ = ("_before", "_limit", "_mark", "_run", "_timer", "_timeout", "_token")
+    __slots__ = ("_before", "_limit", "_mark", "_run", "_timeout", "_timer", "_token")
     ticket = None
 
     def __init__(self, timeout: Timeout, run: Run, limit: float) -> None:

@@ -39,7 +39,7 @@ class Marked:
         return await self._pipeline.run_async(function, args, kwargs, self._identity)  # type: ignore[no-any-return]
 
 
-def mark(pipeline: Pipeline, idempotent: bool, key: Callable[..., str] | None) -> Marked:
+def mark(pipeline: Pipeline, *, idempotent: bool, key: Callable[..., str] | None) -> Marked:
     """Read the marks of a decorator. Raises TypeError for a key that is no function, or marks that say nothing."""
     if key is not None and not callable(key):
         raise TypeError(f"idempotency_key must be a function of the call's arguments; got {key!r}")

@@ -239,7 +239,7 @@ class BreakerRule:
         now: float,
         probe: Probe,
         outcome: Outcome,
-        slow: bool,
+        slow: bool,  # noqa: FBT001  # not public
         hint: float | None,
         u: float,
     ) -> Events:

@@ -35,9 +35,7 @@ class VirtualClock(Clock):
     Raises ValueError or TypeError for a parameter out of range.
     """
 
-    def __init__(
-        self, *, seed: int = 0, start: float = 1000.0, wall: float = 1_000_000_000.0, autojump: bool = True
-    ) -> None:
+    def __init__(self, *, seed: int = 0, start: float = 1000.0, wall: float = 1_000_000_000.0, autojump: bool = True) -> None:
         self.random = random.Random(seed)
         self.autojump = autojump
         self._now = units.number("start", start)
@@ -177,9 +175,7 @@ class _Job:
     def __enter__(self) -> None:
         self._clock._worker.count = 1
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._clock._worker.count = 0
         with self._clock._changed:
             self._clock._busy -= 1
@@ -189,9 +185,7 @@ def _virtualise(clock: VirtualClock, loop: Any) -> Callable[[], None]:
     """Give a loop the clock's time: where it would block for a timer, time jumps instead. The result undoes it."""
     selector = getattr(loop, "_selector", None)
     if selector is None:
-        raise RuntimeError(
-            f"virtual time needs asyncio's own event loop; {type(loop).__name__} keeps its timers elsewhere"
-        )
+        raise RuntimeError(f"virtual time needs asyncio's own event loop; {type(loop).__name__} keeps its timers elsewhere")
     offset = loop.time() - clock.monotonic()
     real_select, real_executor = selector.select, loop.run_in_executor
 

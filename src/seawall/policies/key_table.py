@@ -1,0 +1,76 @@
+"""What is known of many keys, bounded without ever forgetting debt: only keys that are as good as new are dropped.
+
+There is no timer and no list in order of use. Each decision looks at two slots of a ring of all keys and drops those whose
+value says nothing any more; a hand walks round the ring, so every key is looked at once in half as many decisions as there
+are keys. A cache that drops what was used longest ago forgets debt: whoever cycles through enough other keys is free again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable
+from typing import Any, Final
+
+UNKEYED: Final = ""
+"""The key of calls that have none. It is never dropped and takes no slot."""
+OVERFLOW: Final = "\0overflow"
+"""The key that new keys share while the table is full. Plain text, as one key of another kind makes a dict larger."""
+
+
+class KeyTable:
+    """Values by key, at most `max_keys`. HOT for the limiter's own fast path: `values`, `ring`, `hand`, see `sweep`."""
+
+    __slots__ = ("hand", "max_keys", "ring", "values")
+
+    def __init__(self, max_keys: int) -> None:
+        self.max_keys = max_keys
+        self.values: dict[Hashable, Any] = {}
+        self.ring: list[Hashable] = []
+        self.hand = 0
+
+    @property
+    def is_full(self) -> bool:
+        """Whether a new key has no slot."""
+        return len(self.ring) >= self.max_keys
+
+    def put(self, key: Hashable, value: Any) -> None:
+        """Keep the value of a key; the caller has seen to it that a new one has a slot."""
+        if key not in self.values and key != UNKEYED and key != OVERFLOW:
+            self.ring.append(key)
+        self.values[key] = value
+
+    def drop(self, key: Hashable) -> None:
+        """Forget a key at once, debt and all: only when the user says so. Its slot is freed by the hand."""
+        if key in self.values:
+            del self.values[key]
+            if key != UNKEYED and key != OVERFLOW:
+                self.ring.remove(key)
+                self.hand = min(self.hand, len(self.ring) - 2)
+
+    def clear(self) -> None:
+        """Forget every key."""
+        self.values.clear()
+        self.ring.clear()
+        self.hand = 0
+
+    def sweep(self, at: int, drained: Callable[[Any, int], bool]) -> None:
+        """Move the hand over two slots and drop what is drained. The hand walks down, so that one bound is to be checked;
+        at -1 the two slots are the last and the first."""
+        ring, values = self.ring, self.values
+        if not ring:
+            return
+        hand = self.hand - 2
+        self.hand = hand = hand if hand > -2 else len(ring) - 2
+        if drained(values[ring[hand]], at) or drained(values[ring[hand + 1]], at):
+            self.evict(at, drained)
+
+    def evict(self, at: int, drained: Callable[[Any, int], bool]) -> None:
+        """Drop what is drained in the two slots under the hand; the last slot's key takes the place of one that goes."""
+        ring, values = self.ring, self.values
+        places = {self.hand % len(ring), (self.hand + 1) % len(ring)}
+        for place in sorted(places, reverse=True):
+            key = ring[place]
+            if drained(values[key], at):
+                ring[place] = ring[-1]
+                ring.pop()
+                del values[key]
+        self.hand = min(self.hand, len(ring) - 2)
