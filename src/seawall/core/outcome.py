@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any, Final, Protocol, runtime_checkable
 
-from seawall.core.errors import Rejected, TimedOut
+from seawall.core.errors import SeawallError, TimedOut
 
 
 class Outcome(Enum):
@@ -114,7 +114,7 @@ class DefaultClassifier:
     responses: also judge returned values that carry an HTTP status (`status_code` or `status`), so that a returned 503
         counts as `overloaded` without `raise_for_status()`. Default False: a returned value is a success.
 
-    Cancellation and everything else that is no `Exception` is ignored; our own rejections are ignored; ValueError,
+    Cancellation and everything else that is no `Exception` is ignored; so are our own rejections and misuse errors; ValueError,
     TypeError and HTTP 4xx are permanent; 429 is throttled; 503 overloaded; any other exception is a failure that is not
     repeated. A callee's wish to wait is read from a `retry_after` attribute or the Retry-After header (RFC 9110 10.2.3;
     the date form is measured against the response's own Date header, so no clock of ours takes part).
@@ -131,7 +131,7 @@ class DefaultClassifier:
         """Say what kind of failure `error` is."""
         if not isinstance(error, Exception):
             return Verdict(Kind.CANCELLED)
-        if isinstance(error, Rejected) or (isinstance(error, TimedOut) and not error.started):
+        if isinstance(error, SeawallError) and not (isinstance(error, TimedOut) and error.started):
             return Verdict(Kind.REJECTED, hint(error))
         status = http_status(getattr(error, "response", None)) or http_status(error)
         if status is not None:
