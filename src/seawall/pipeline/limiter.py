@@ -1,86 +1,84 @@
-"""The rate limiter as people use it: a policy in a pipeline, and an object to ask by itself."""
+"""The rate limiter as people use it: a policy in a pipeline, and verbs to ask it directly."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass
-from types import TracebackType
-from typing import Any, Generic, Literal, TypeVar
+import math
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, Final
 
 from seawall.core import units
 from seawall.core.clock import Clock
+from seawall.core.context import VARIABLE
 from seawall.core.errors import RateLimited
-from seawall.core.outcome import Outcome, Verdict
+from seawall.core.outcome import Kind, Outcome, Verdict
 from seawall.core.runtime import refuse_under_loop
 from seawall.core.units import Limit
 from seawall.pipeline import guard_sync
 from seawall.pipeline.guarding import Guarding
 from seawall.pipeline.held import Held
+from seawall.pipeline.reservation import Reservation, Waiter
 from seawall.pipeline.run import Run
-from seawall.policies.rate_limit import NO_KEY, Algorithm, LimiterRule, LimiterState, Standing
-from seawall.policies.verdict import Events, Rejection, Ticket
+from seawall.pipeline.switch import SWITCH
+from seawall.policies.key_table import UNKEYED
+from seawall.policies.limiter_state import Decision, LimiterState
+from seawall.policies.limiter_steps import told
+from seawall.policies.meter import nanoseconds
+from seawall.policies.rate_limit import Algorithm, Initial, RateLimitRule
+from seawall.policies.verdict import Rejection
 
-T = TypeVar("T")
-Cost = int | Callable[..., int]
+__all__ = ["Decision", "LimiterSnapshot", "RateLimiter", "Reservation"]
 
-
-@dataclass(frozen=True, slots=True)
-class _Answered(Generic[T]):
-    """What a step of ours answers, with what it has to tell."""
-
-    value: T
-    events: Events
-
-
-@dataclass(frozen=True, slots=True)
-class Decision:
-    """What a limiter decided.
-
-    allowed: whether it passed. remaining: what could be spent at once now. retry_after: seconds until the same cost would
-    pass, 0 when it did, `inf` when it never can. reset_after: seconds until everything could be spent at once. limit: the
-    limit that decided.
-    """
-
-    allowed: bool
-    remaining: int
-    retry_after: float
-    reset_after: float
-    limit: Limit
+Spec = str | Limit | list[str | Limit] | tuple[str | Limit, ...]
+LONGEST_PENALTY: Final = 1e9
 
 
 @dataclass(frozen=True, slots=True)
 class LimiterSnapshot:
-    """One limiter at one moment. keys: accounts in memory; waiting: calls in line; rejected: calls refused since made."""
+    """One limiter at one moment.
+
+    limits: what it keeps. remaining: units left in the bucket of calls without a key. keys: keys in memory. waiting: callers
+    in all queues. overflowing: whether new keys share one bucket. rejected: calls refused since it was made.
+    """
 
     kind: str
     name: str
     limits: tuple[Limit, ...]
+    algorithm: Algorithm
     remaining: int
     keys: int
     waiting: int
+    overflowing: bool
     rejected: int
 
 
 class RateLimiter(Guarding[LimiterState]):
-    """At most so many calls per time: per process, per key.
+    """At most so many calls per time, for all callers together or for each key.
 
-    spec: "100/s burst 20", a `Limit`, or a list of them that are decided together, all or none.
-    algorithm: "token_bucket" (default), "leaky_bucket" (evenly spaced, the burst is how many may stand in line),
-        "sliding_window" (two counters, at most 4/3 of the count in any window), "sliding_log" (exact, memory per admission),
-        "fixed_window" (at most twice the count around an edge).
-    key: in a pipeline, the name of an argument or a function of the arguments whose value has an account of its own.
-        Default None = one account.
-    cost: what one call in a pipeline spends, >= 1, or a function of its arguments. Default 1.
-    wait: seconds that a call in a pipeline may stand in line, >= 0. Default 0 = refuse at once.
-    max_keys: accounts in memory, >= 1. Default 100 000. Only accounts that are full again are forgotten; when there are none,
-        new keys share one account, with an event "rate_limiter.overflowed".
-    store: None or "memory:" = this process. Stores that many processes share are not part of this release.
-    initial: what an account begins with: "full" (default), "empty" or a number.
-    queue: how many may stand in line per key, >= 0. Default 1000.
+    spec: "100/s burst 20", a `Limit`, or a list of them that are decided together: all or none.
+    algorithm: how the limit is kept; the docs page "Rate limiter" compares them with their bounds. Default "token_bucket"
+        (also the leaky bucket as a meter). "leaky_bucket" spaces calls evenly and is best given a `wait`; "sliding_window",
+        "sliding_log" and "fixed_window" count, and take no burst.
+    key: the name of an argument of the guarded function, or a function of its arguments, whose value has a limit of its own.
+        Default None = one limit for all calls.
+    cost: what one call spends: a whole number >= 0, or a function of the call's arguments that returns one. Default 1.
+        A cost of 0 passes at once; one above the burst is refused at once with retry_after = inf.
+    wait: seconds that a call may wait for its turn, >= 0, or text such as "250ms". Default 0 = refuse at once; None = as
+        long as its deadline allows. A wait that cannot fit is refused at once. `acquire` has a timeout of its own.
+    max_keys: how many keys are kept, >= 1. Default 100 000. Only keys that are as good as new are forgotten; when none is,
+        new keys share one bucket, with an event "limiter.overflow".
+    store: where the counts live. Default None = in this process, as "memory:". Each process then has a limit of its own.
+    initial: what a key may spend at once when the limiter is made: "full" (default), "empty", or a whole number up to the
+        burst. Keys that come later find what would have filled up since.
+    queue: how many callers may wait per key, >= 0. Default 1000. They are served in order of arrival, threads and tasks
+        alike.
+    penalise: whether a call that the callee throttled (a 429 with a Retry-After) pauses its key for as long, up to 60 s.
+        Default False.
     name, clock: see `Policy`.
 
-    Raises RateLimited with an exact `retry_after`, `inf` for a cost that can never pass; ValueError or TypeError for a
-    parameter out of range. Source of the token bucket: GCRA, in whole nanoseconds.
+    Raises RateLimited for what it refuses, with the exact `retry_after`; ValueError or TypeError for a parameter out of
+    range.
     """
 
     kind = "rate_limiter"
@@ -88,92 +86,129 @@ class RateLimiter(Guarding[LimiterState]):
 
     def __init__(
         self,
-        spec: str | Limit | Sequence[str | Limit],
+        spec: Spec,
         *,
         algorithm: Algorithm = "token_bucket",
         key: str | Callable[..., Hashable] | None = None,
-        cost: Cost = 1,
-        wait: float | str = 0,
+        cost: int | Callable[..., int] = 1,
+        wait: float | str | None = 0,
         max_keys: int = 100_000,
         store: str | None = None,
-        initial: int | Literal["full", "empty"] = "full",
-        queue: int = 1000,
-        name: str | None = None,
         clock: Clock | None = None,
+        name: str | None = None,
+        initial: Initial = "full",
+        queue: int = 1000,
+        penalise: bool = False,
     ) -> None:
-        if store not in (None, "memory:"):
-            raise ValueError(f'store must be None or "memory:"; got {store!r} (shared stores are not part of this release)')
-        specs = spec if isinstance(spec, Sequence) and not isinstance(spec, str) else [spec]
-        limits = tuple(Limit.parse(one) for one in specs)
-        self.rule = LimiterRule(limits=limits, algorithm=algorithm, max_keys=max_keys, queue=queue, initial=initial)
-        if key is not None and not (isinstance(key, str) and key) and not callable(key):
-            raise TypeError(f"key must be an argument's name or a function of the arguments; got {key!r}")
-        self._key = key
-        self._cost = cost if callable(cost) else units.whole("cost", cost)
-        self.wait = units.seconds("wait", wait, zero=True)
-        self.may_wait = self.wait > 0
+        _refuse_store(store)
+        self.rule = RateLimitRule(
+            limits=spec,  # type: ignore[arg-type]  # the rule reads text and lists
+            algorithm=algorithm,
+            initial=initial,
+            queue=queue,
+            max_keys=max_keys,
+            obeys_hints=penalise,
+        )
+        self.wait = math.inf if wait is None else units.seconds("wait", wait, zero=True)
+        self.may_wait = self.wait > 0 and queue > 0
+        self._key = _read_key(key)
+        self._cost = cost if callable(cost) else units.whole("cost", cost, least=0)
+        if self._key is not None or callable(cost):
+            self.why_no_block = "a block has no arguments to take a key or a cost from; use reserve() or acquire()"
         super().__init__(self.rule, name=name, clock=clock)
 
-    # --- asking it by itself
+    # --- asking directly
 
-    def try_acquire(self, key: Hashable = NO_KEY, cost: int = 1) -> bool:
-        """Spend `cost` if it fits now; whether it did. Never waits. Raises ValueError or TypeError for a bad cost."""
-        units.whole("cost", cost)
-        return self.cell.apply(self._take, self.clock.monotonic(), key, cost).value
+    def try_acquire(self, key: Hashable = UNKEYED, cost: int = 1) -> bool:
+        """Spend `cost` >= 0 of the key's limit if it fits now and nobody waits for it; whether it did. Never waits.
 
-    async def atry_acquire(self, key: Hashable = NO_KEY, cost: int = 1) -> bool:
-        """As `try_acquire`; in memory it never suspends."""
+        Raises TypeError or ValueError for a bad key or cost.
+        """
+        if self._take(key, cost):
+            return True
+        self.rejected += 1
+        self.emit("rate_limiter.rejected", reason="has spent its limit", retry_after=None, key=key)
+        return False
+
+    async def atry_acquire(self, key: Hashable = UNKEYED, cost: int = 1) -> bool:
+        """As `try_acquire`, for async code."""
         return self.try_acquire(key, cost)
 
-    def decide(self, key: Hashable = NO_KEY, cost: int = 1) -> Decision:
-        """Spend `cost` if it fits now, and say where the key stands. Never waits."""
-        units.whole("cost", cost)
-        return self.cell.apply(self._decide, self.clock.monotonic(), key, cost).value
+    def decide(self, key: Hashable = UNKEYED, cost: int = 1) -> Decision:
+        """As `try_acquire`, and say how much is left and when to come again."""
+        decision: Decision = self._ask(self.rule.decide, key, cost)
+        if SWITCH.off:
+            return replace(decision, allowed=True, retry_after=0.0)
+        if not decision.allowed:
+            self.rejected += 1
+            self.emit("rate_limiter.rejected", reason="has spent its limit", retry_after=decision.retry_after, key=key)
+        return decision
 
-    async def adecide(self, key: Hashable = NO_KEY, cost: int = 1) -> Decision:
-        """As `decide`; in memory it never suspends."""
+    async def adecide(self, key: Hashable = UNKEYED, cost: int = 1) -> Decision:
+        """As `decide`, for async code."""
         return self.decide(key, cost)
 
-    def peek(self, key: Hashable = NO_KEY, cost: int = 1) -> Decision:
-        """Where the key stands, and whether `cost` would pass; spends nothing."""
-        units.whole("cost", cost, least=0)
-        return _decision(self.cell.apply(self.rule.stand, self.clock.monotonic(), key, cost))
+    def peek(self, key: Hashable = UNKEYED, cost: int = 1) -> Decision:
+        """What `decide` would say, without spending anything."""
+        decision: Decision = self._ask(self.rule.peek, key, cost)
+        return decision
 
-    def acquire(self, key: Hashable = NO_KEY, cost: int = 1, *, timeout: float | str | None = None) -> None:
-        """Stand in line until `cost` was spent, first come first served.
+    def acquire(self, key: Hashable = UNKEYED, cost: int = 1, timeout: float | str | None = None) -> None:
+        """Wait for the turn, in order of arrival, and spend `cost`.
 
-        timeout: seconds to wait at most, >= 0; None = as long as the deadline of the context allows.
+        timeout: seconds to wait at most, >= 0, or text; None = as long as the context's deadline allows.
         Raises RateLimited, at once when the turn cannot come in time; WrongTwin under a running event loop.
         """
-        refuse_under_loop("acquire", "aacquire")
-        held = self._line_up(self.clock.threads, key, cost, timeout)
-        if held.ticket is not None:
-            guard_sync.wait(held, held.run)
+        refuse_under_loop("acquire()", "aacquire()")
+        if timeout is not None:
+            timeout = units.seconds("timeout", timeout, zero=True)
+        if not self._take(key, cost):
+            waiter = self.line_up(self.clock.threads, key, cost, timeout)
+            if waiter.ticket is not None:
+                guard_sync.wait(waiter, waiter)
 
-    async def aacquire(self, key: Hashable = NO_KEY, cost: int = 1, *, timeout: float | str | None = None) -> None:
-        """As `acquire`, for tasks; one line for tasks and threads together."""
-        from seawall.pipeline import guard_async
+    async def aacquire(self, key: Hashable = UNKEYED, cost: int = 1, timeout: float | str | None = None) -> None:
+        """As `acquire`, for async code; threads and tasks stand in one queue."""
+        if timeout is not None:
+            timeout = units.seconds("timeout", timeout, zero=True)
+        if not self._take(key, cost):
+            waiter = self.line_up(self.clock.tasks, key, cost, timeout)
+            if waiter.ticket is not None:
+                from seawall.pipeline import guard_async
 
-        held = self._line_up(self.clock.tasks, key, cost, timeout)
-        if held.ticket is not None:
-            await guard_async.wait(held, held.run)
+                await guard_async.wait(waiter, waiter)
 
-    def reserve(self, key: Hashable = NO_KEY, cost: int = 1) -> Reservation:
-        """Spend an estimate now and correct it when the cost is known; for `with`. Raises RateLimited."""
-        return Reservation(self, key, units.whole("cost", cost))
+    def reserve(self, key: Hashable = UNKEYED, cost: int = 1) -> Reservation:
+        """Spend an estimate now and correct it later: `with limiter.reserve("k", 500) as r: ...; r.settle(312)`.
 
-    def areserve(self, key: Hashable = NO_KEY, cost: int = 1) -> Reservation:
+        Entering waits as long as the limiter's own `wait` says. Raises RateLimited there; WrongTwin for a `with` that may
+        wait under a running event loop.
+        """
+        return Reservation(self, _checked_key(key), units.whole("cost", cost, least=0))
+
+    def areserve(self, key: Hashable = UNKEYED, cost: int = 1) -> Reservation:
         """As `reserve`, for `async with`."""
         return self.reserve(key, cost)
 
-    def penalise(self, key: Hashable, seconds: float | str) -> None:
-        """Let nothing of `key` pass for `seconds`."""
-        length = units.seconds("seconds", seconds)
-        self.cell.apply(self.rule.penalise, self.clock.monotonic(), key, length)
+    def reset(self, key: Hashable = UNKEYED) -> None:
+        """Let the key begin anew, as if the limiter had been made now."""
+        self.cell.apply(self.rule.reset, self.clock.monotonic(), _checked_key(key))
 
-    def reset(self, key: Hashable = NO_KEY) -> None:
-        """Begin a key's account anew."""
-        self.cell.apply(self.rule.forget, self.clock.monotonic(), key)
+    def penalise(self, key: Hashable, seconds: float | str) -> None:
+        """Let the key pass nothing for so many seconds, > 0; then it begins with one unit and fills as ever."""
+        length = units.seconds("seconds", seconds)
+        if length > LONGEST_PENALTY:
+            raise ValueError(f"seconds must be at most {LONGEST_PENALTY:g}; got {seconds!r}")
+        self.cell.apply(self.rule.penalise, self.clock.monotonic(), _checked_key(key), length)
+
+    def retune(self, spec: Spec) -> None:
+        """Change the limits while it runs. A key that owes three calls owes three calls under the new limit as well.
+
+        Raises ValueError when `spec` holds another number of limits than before, or does not fit `initial`.
+        """
+        rule = replace(self.rule, limits=spec)  # type: ignore[arg-type]
+        self.cell.apply(rule.retune, self.clock.monotonic())
+        self.rule = rule
 
     def snapshot(self) -> LimiterSnapshot:
         """What it holds now."""
@@ -181,118 +216,127 @@ class RateLimiter(Guarding[LimiterState]):
 
     @property
     def at_rest(self) -> bool:
-        """Whether forgetting it would lose nothing."""
-        shot = self.snapshot()
-        return not shot.keys and not shot.waiting and self.peek(cost=0).reset_after == 0
+        """Whether forgetting it would lose nothing: nobody waits and nothing is owed."""
+        return self.cell.apply(_owes_nothing, nanoseconds(self.clock.monotonic()))
 
-    # --- the guard's part
+    def restart(self) -> None:
+        """Forget everything that happened, in place."""
+        self.rejected = 0
+        self.cell.apply(self.rule.begin, self.clock.monotonic())
+
+    def reopen(self) -> None:
+        """After a fork: a lock of our own, and empty queues; what was spent stays spent."""
+        self.cell.reopen()
+        self.cell.apply(self.rule.disband)
+
+    # --- in a pipeline
 
     def admit(self, run: Run, now: float) -> Any:
-        """Ask the rule for this call's key and cost."""
-        key = NO_KEY if self._key is None else run.argument(self._key)
-        cost = self._cost if isinstance(self._cost, int) else units.whole("cost", run.argument(self._cost))
+        """Ask the rule; a waiter gives up at the end of its wait or at its deadline, whichever is first."""
+        key = UNKEYED if self._key is None else _checked_key(run.argument(self._key))
+        cost = self._cost if isinstance(self._cost, int) else units.whole("cost", run.argument(self._cost), least=0)
         until = now + self.wait
         if run.deadline is not None:
             until = min(until, run.deadline)
         return self.cell.apply(self.rule.admit, now, key, cost, until)
 
-    def poll(self, ticket: Ticket, now: float) -> Any:
+    def poll(self, ticket: Any, now: float) -> Any:
         """What a waiter looks at."""
-        return self.cell.apply(self.rule.poll, now, ticket)  # type: ignore[arg-type]
+        return self.cell.apply(self.rule.poll, now, ticket)
 
-    def leave(self, ticket: Ticket, now: float) -> None:
+    def leave(self, ticket: Any, now: float) -> None:
         """A waiter gives up."""
-        self.cell.apply(self.rule.leave, now, ticket)  # type: ignore[arg-type]
+        self.cell.apply(self.rule.leave, now, ticket)
 
     def release(self, held: Held, permit: Any, outcome: Outcome, verdict: Verdict) -> None:
-        """What was spent stays spent."""
+        """What was spent stays spent; a callee that throttled may pause the key."""
+        if self.rule.obeys_hints and verdict.kind is Kind.THROTTLED:
+            self.cell.apply(self.rule.settle, self.clock.monotonic(), permit, outcome, verdict.retry_after)
 
     # --- steps
 
-    def _line_up(self, port: Any, key: Hashable, cost: int, timeout: float | str | None) -> Held:
-        units.whole("cost", cost)
-        run = Run(self.alone, port, _ask)
-        held = Held(self, run, port.now())
-        until = float("inf") if timeout is None else held.started + units.seconds("timeout", timeout, zero=True)
-        if run.deadline is not None:
-            until = min(until, run.deadline)
-        answer = self.cell.apply(self.rule.admit, held.started, key, cost, until)
+    def _take(self, key: Hashable, cost: int) -> bool:
+        if key.__class__ is not str:
+            _checked_key(key)
+        if cost != 1:
+            units.whole("cost", cost, least=0)
+        if SWITCH.off:
+            return True
+        cell = self.cell
+        with cell._lock:  # as Cell.apply; a bool carries no events, and looking for them would cost a third of all this
+            taken = self.rule.take(cell.state, self.clock.monotonic(), key, cost)
+        if cell.state.untold:
+            cell.apply(told)
+        return taken
+
+    def _ask(self, verb: Callable[..., Decision], key: Hashable, cost: int) -> Any:
+        _checked_key(key)
+        units.whole("cost", cost, least=0)
+        verb = self.rule.peek if SWITCH.off else verb
+        decision = self.cell.apply(verb, self.clock.monotonic(), key, cost)
+        if self.cell.state.untold:
+            self.cell.apply(told)
+        return decision
+
+    def line_up(self, port: Any, key: Hashable, cost: int, timeout: float | None) -> Waiter:
+        """Pass, or stand in the queue until `timeout` is over or the context's deadline passes. Raises RateLimited."""
+        now = port.now()
+        until = math.inf if timeout is None else now + timeout
+        deadline = VARIABLE.get().deadline
+        if deadline is not None:
+            until = min(until, deadline)
+        answer = self.cell.apply(self.rule.admit, now, key, cost, until)
         if isinstance(answer, Rejection):
-            self.refuse(answer, run)
-        elif isinstance(answer, Ticket):
-            held.ticket = answer
-        return held
+            self.turn_down(answer, key)
+        return Waiter(self, port, answer, key)
 
-    def _take(self, state: LimiterState, now: float, key: Hashable, cost: int) -> _Answered[bool]:
-        allowed, events = self.rule.take(state, now, key, cost)
-        return _Answered(allowed, events)
-
-    def _decide(self, state: LimiterState, now: float, key: Hashable, cost: int) -> _Answered[Decision]:
-        allowed, events = self.rule.take(state, now, key, cost)
-        standing = self.rule.stand(state, now, key, 0 if allowed else cost)
-        return _Answered(_decision(standing, allowed=allowed), events)
+    def turn_down(self, rejection: Rejection, key: Hashable) -> None:
+        """Count a refusal outside pipelines, tell of it and raise it."""
+        self.rejected += 1
+        self.emit("rate_limiter.rejected", reason=rejection.reason, retry_after=rejection.retry_after, key=key)
+        raise RateLimited(f"{self.name} {rejection.reason}", policy=self.name, retry_after=rejection.retry_after)
 
     def _read(self, state: LimiterState, now: float) -> LimiterSnapshot:
-        remaining = self.rule.stand(state, now, NO_KEY, 0).remaining
-        waiting = sum(len(line) for line in state.lines.values())
-        limits = self.rule.limits
-        return LimiterSnapshot(self.kind, self.name, limits, remaining, len(state.table), waiting, self.rejected)
+        return LimiterSnapshot(
+            self.kind,
+            self.name,
+            self.rule.limits,
+            self.rule.algorithm,
+            remaining=self.rule.peek(state, now).remaining,
+            keys=len(state.table.ring),
+            waiting=state.waiting,
+            overflowing=state.overflowing,
+            rejected=self.rejected,
+        )
 
 
-class Reservation:
-    """An estimate that was spent. Leaving the block without `settle` keeps the full charge.
-
-    cost: what was reserved.
-    """
-
-    def __init__(self, limiter: RateLimiter, key: Hashable, cost: int) -> None:
-        self._limiter = limiter
-        self._key = key
-        self.cost = cost
-        self._open = False
-
-    def settle(self, actual: int) -> None:
-        """Correct the charge to `actual` >= 0, once: less is given back, more is charged, into debt if need be."""
-        units.whole("actual", actual, least=0)
-        if not self._open:
-            raise RuntimeError("a reservation is settled once, inside its block")
-        self._open = False
-        limiter, rule = self._limiter, self._limiter.rule
-        now, difference = limiter.clock.monotonic(), actual - self.cost
-        if difference < 0:
-            limiter.cell.apply(rule.give_back, now, self._key, -difference)
-        elif difference > 0:
-            limiter.cell.apply(rule.charge, now, self._key, difference)
-
-    def cancel(self) -> None:
-        """Give everything back."""
-        self.settle(0)
-
-    def __enter__(self) -> Reservation:
-        decision = self._limiter.decide(self._key, self.cost)
-        if not decision.allowed:
-            message = f"{self._limiter.name} allows {decision.limit}"
-            raise RateLimited(message, policy=self._limiter.name, retry_after=decision.retry_after)
-        self._open = True
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self._open = False
-
-    async def __aenter__(self) -> Reservation:
-        return self.__enter__()
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._open = False
+def _owes_nothing(state: LimiterState, at: int) -> bool:
+    drained = partial(state.meter.drained, at=at)
+    return state.waiting == 0 and drained(state.value(UNKEYED)) and all(map(drained, state.table.values.values()))
 
 
-def _decision(standing: Standing, *, allowed: bool | None = None) -> Decision:
-    passed = standing.allowed if allowed is None else allowed
-    wait = 0.0 if passed else standing.retry_after
-    return Decision(passed, standing.remaining, wait, standing.reset_after, standing.binding)
+def _checked_key(key: Hashable) -> Hashable:
+    """A key that is equal to its like. Raises TypeError for one that would give every object a limit of its own."""
+    if key.__class__ is str:
+        return key
+    own = type(key).__hash__
+    if key is None or own is None or own is object.__hash__:
+        raise TypeError(
+            "key must be text, or another hashable value that equals its like, such as a number or a tuple of texts; "
+            f"got {key!r}; give key= a function of the arguments that returns one"
+        )
+    return key
 
 
-def _ask() -> None:
-    """Stands for a question that guards no function."""
+def _read_key(key: object) -> Any:
+    if key is None or callable(key) or (isinstance(key, str) and key):
+        return key
+    raise TypeError(f"key must be an argument's name or a function of the arguments, or None; got {key!r}")
+
+
+def _refuse_store(store: object) -> None:
+    if store is not None and store != "memory:":
+        raise ValueError(
+            f'store must be None or "memory:", which keep the counts in this process; got {store!r}, '
+            "and stores that processes share come with the shared store, which this release does not have yet"
+        )

@@ -9,6 +9,7 @@ Source: ITU-T I.371 (virtual scheduling); the interval is rounded up to a whole 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 from seawall.core.units import Limit
 from seawall.policies.meter import NANO, NEVER, Meter
@@ -77,9 +78,9 @@ class Gcra(Meter[int]):
         """Empty, with its first unit at `until`."""
         return max(value, until + self.tolerance - self.interval)
 
-    def carry(self, value: int, at: int, old: Gcra) -> int:
+    def carry(self, value: int, at: int, old: Any) -> int:
         """The same debt in units, at the new interval; debt beyond the new burst is forgiven."""
-        debt = -(-max(0, value - at) * self.interval // old.interval)
+        debt: int = -(-max(0, value - at) * self.interval // old.interval)
         return at + min(debt, self.capacity * self.interval)
 
     def forecast(self, value: int, at: int, ahead: Iterable[int], cost: int) -> int:

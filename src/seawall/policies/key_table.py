@@ -7,7 +7,7 @@ are keys. A cache that drops what was used longest ago forgets debt: whoever cyc
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Container, Hashable
 from typing import Any, Final
 
 UNKEYED: Final = ""
@@ -17,34 +17,29 @@ OVERFLOW: Final = "\0overflow"
 
 
 class KeyTable:
-    """Values by key, at most `max_keys`. HOT for the limiter's own fast path: `values`, `ring`, `hand`, see `sweep`."""
+    """Values by key, at most `max_keys`. pinned: keys that are not to be dropped, because somebody waits for them.
 
-    __slots__ = ("hand", "max_keys", "ring", "values")
+    The limiter's fast path reads `values` and moves `hand` over `ring` by itself, as `sweep` does.
+    """
 
-    def __init__(self, max_keys: int) -> None:
+    __slots__ = ("hand", "max_keys", "pinned", "ring", "values")
+
+    def __init__(self, max_keys: int, *, pinned: Container[Hashable] = ()) -> None:
         self.max_keys = max_keys
+        self.pinned = pinned
         self.values: dict[Hashable, Any] = {}
         self.ring: list[Hashable] = []
         self.hand = 0
 
-    @property
-    def is_full(self) -> bool:
-        """Whether a new key has no slot."""
-        return len(self.ring) >= self.max_keys
+    def has_place_for(self, key: Hashable) -> bool:
+        """Whether the key is known, or there is a slot for it."""
+        return key == UNKEYED or key in self.values or len(self.ring) < self.max_keys
 
     def put(self, key: Hashable, value: Any) -> None:
         """Keep the value of a key; the caller has seen to it that a new one has a slot."""
-        if key not in self.values and key != UNKEYED and key != OVERFLOW:
+        if key not in self.values and key not in (UNKEYED, OVERFLOW):
             self.ring.append(key)
         self.values[key] = value
-
-    def drop(self, key: Hashable) -> None:
-        """Forget a key at once, debt and all: only when the user says so. Its slot is freed by the hand."""
-        if key in self.values:
-            del self.values[key]
-            if key != UNKEYED and key != OVERFLOW:
-                self.ring.remove(key)
-                self.hand = min(self.hand, len(self.ring) - 2)
 
     def clear(self) -> None:
         """Forget every key."""
@@ -69,7 +64,7 @@ class KeyTable:
         places = {self.hand % len(ring), (self.hand + 1) % len(ring)}
         for place in sorted(places, reverse=True):
             key = ring[place]
-            if drained(values[key], at):
+            if drained(values[key], at) and key not in self.pinned:
                 ring[place] = ring[-1]
                 ring.pop()
                 del values[key]

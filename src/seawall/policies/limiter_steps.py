@@ -1,0 +1,127 @@
+"""The small steps that the rate limiter's verbs are made of: find the bucket, spend from it, serve those who wait for it.
+
+All they need stands in the state, so they are functions of it. The lock is held around each verb, not here.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Hashable, Iterable
+from itertools import takewhile
+
+from seawall.policies.key_table import OVERFLOW, UNKEYED
+from seawall.policies.limiter_state import Decision, Grant, LimiterState, Turn
+from seawall.policies.meter import NEVER, seconds_until
+from seawall.policies.verdict import Events, Note, Wake
+
+
+def scope_of(state: LimiterState, key: Hashable) -> Hashable:
+    """The key whose bucket counts for `key`: its own, or the one that new keys share while the table is full.
+
+    Telling of that begins once per episode: an episode ends when an eighth of the table has come free.
+    """
+    table = state.table
+    if table.has_place_for(key):
+        if state.overflowing and len(table.ring) * 8 < table.max_keys * 7:
+            state.overflowing = False
+        return key
+    if not state.overflowing:
+        state.overflowing = True
+        state.untold.append(Note("limiter.overflow", {"max_keys": table.max_keys}))
+    return OVERFLOW
+
+
+def spend(state: LimiterState, at: int, key: Hashable, cost: int) -> int:
+    """Spend `cost` if it fits and answer 0; else change nothing and answer for how long it will not, or NEVER."""
+    meter = state.meter
+    if cost == 0 or cost > meter.capacity:
+        return NEVER if cost else 0
+    if key == UNKEYED and state.tolerance >= 0:
+        step, limit = cost * state.interval, at + state.tolerance
+        state.tat = new if (new := (tat if (tat := state.tat) > at else at) + step) <= limit else tat
+        return max(0, new - limit)
+    value = state.value(key)
+    wait = meter.wait(value, at, cost)
+    if wait == 0:
+        state.table.put(key, meter.spend(value, at, cost))
+    return wait
+
+
+def behind(state: LimiterState, at: int, key: Hashable, line: Iterable[Turn], cost: int) -> int:
+    """How long `cost` has to wait behind all who stand in `line`, or NEVER."""
+    if cost > state.meter.capacity:
+        return NEVER
+    return state.meter.forecast(state.value(key), at, (turn.cost for turn in line), cost)
+
+
+def line_up(state: LimiterState, turn: Turn) -> Turn:
+    """Stand at the end of the key's queue. The key keeps its slot in the table while somebody waits for it."""
+    key = turn.key
+    line = state.line(key)
+    if line is None:
+        line = state.queues[key] = deque()
+        state.table.put(key, state.value(key))
+    line.append(turn)
+    return turn
+
+
+def serve(state: LimiterState, at: int, key: Hashable, *, me: Turn | None = None, moved: bool = False) -> None:
+    """Grant all whose turn has come, in order, and wake them and whoever stands first then; but not `me`, who looks.
+
+    moved: whether the first one has to look again in any case, because it is another one or its turn comes at another time.
+    """
+    line = state.line(key)
+    while line and spend(state, at, key, line[0].cost) == 0:
+        turn = line.popleft()
+        turn.queued = False
+        turn.permit = Grant(key, turn.cost, at)
+        _wake(state, turn, me)
+        moved = True
+    if line and moved:
+        _wake(state, line[0], me)
+    if not line:
+        state.queues.pop(key, None)
+
+
+def until_turn(state: LimiterState, at: int, turn: Turn) -> int:
+    """How long until the turn of one who stands in a queue whose first one cannot pass yet."""
+    if turn.due > at:
+        return turn.due - at
+    line = state.line(turn.key) or ()
+    return behind(state, at, turn.key, takewhile(lambda other: other is not turn, line), turn.cost)
+
+
+def turn_away(state: LimiterState, key: Hashable) -> None:
+    """Take those out of a queue whose cost can never pass any more; they are told when they look."""
+    line = state.line(key) or deque()
+    for turn in [turn for turn in line if turn.cost > state.meter.capacity]:
+        line.remove(turn)
+        turn.queued = False
+        _wake(state, turn, None)
+
+
+def decision(state: LimiterState, now: float, at: int, key: Hashable, cost: int, wait: int, *, allowed: bool) -> Decision:
+    """All there is to say about one cost of one key."""
+    value, meter = state.value(key), state.meter
+    limit = meter.tightest(value, at) if allowed else meter.binding(value, at, cost)[1]
+    return Decision(
+        allowed=allowed,
+        remaining=0 if state.line(key) else meter.remaining(value, at),
+        retry_after=0.0 if allowed else seconds_until(now, at + wait),
+        reset_after=seconds_until(now, at + meter.reset_after(value, at)),
+        limit=limit,
+    )
+
+
+def told(state: LimiterState) -> Events:
+    """The events that wait to be told, which from now on are."""
+    if not state.untold:
+        return ()
+    events = tuple(state.untold)
+    state.untold.clear()
+    return events
+
+
+def _wake(state: LimiterState, turn: Turn, me: Turn | None) -> None:
+    if turn is not me:
+        state.untold.append(Wake(turn))
