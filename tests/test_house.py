@@ -33,7 +33,21 @@ FLOORS["dashboard"] = FLOORS["testing"] | {"testing"}
 FLOORS["demo"] = FLOORS["dashboard"] | {"dashboard"}
 FLOORS["cli"] = FLOORS["demo"] | {"demo"}
 
-PURE = set(["__future__", "abc", "bisect", "collections", "dataclasses", "enum", "functools", "heapq", "itertools", "math", "operator", "types", "typing"])
+PURE = {
+    "__future__",
+    "abc",
+    "bisect",
+    "collections",
+    "dataclasses",
+    "enum",
+    "functools",
+    "heapq",
+    "itertools",
+    "math",
+    "operator",
+    "types",
+    "typing",
+}
 PURE_FILES = ("policies/", "core/outcome.py", "core/units.py", "saga/plan.py")
 STANDARD = set(sys.stdlib_module_names)
 

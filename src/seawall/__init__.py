@@ -88,7 +88,52 @@ _NAMES = {
 }
 _HOMES = {name: home for home, names in _NAMES.items() for name in names}
 
-__all__ = [*sorted(_HOMES), "testing"]  # noqa: PLE0604  # the table above is the one list of public names
+__all__ = [
+    "Backoff",
+    "BudgetSpent",
+    "Bulkhead",
+    "BulkheadFull",
+    "CircuitBreaker",
+    "CircuitOpen",
+    "Classifier",
+    "Clock",
+    "Context",
+    "Decision",
+    "DefaultClassifier",
+    "Event",
+    "Fallback",
+    "Keyed",
+    "Kind",
+    "Limit",
+    "Misplaced",
+    "MissingExtra",
+    "Outcome",
+    "Overloaded",
+    "Pipeline",
+    "Policy",
+    "RateLimited",
+    "RateLimiter",
+    "Rejected",
+    "Result",
+    "Retry",
+    "RetryBudget",
+    "SeawallError",
+    "Sink",
+    "SystemClock",
+    "TimedOut",
+    "Timeout",
+    "Verdict",
+    "WrongTwin",
+    "call_key",
+    "carry",
+    "current",
+    "deadline",
+    "detached",
+    "priority",
+    "remaining",
+    "transient",
+    "testing",
+]
 
 
 def __getattr__(name: str) -> Any:

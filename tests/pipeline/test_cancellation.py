@@ -167,9 +167,7 @@ def test_threads_and_tasks_share_one_queue_in_order_of_arrival() -> None:
     assert served == list(range(20))
 
 
-def test_a_storm_of_cancellations_loses_no_seat_and_strands_no_waiter(
-    seawall_time: VirtualClock, soak_seed: int
-) -> None:
+def test_a_storm_of_cancellations_loses_no_seat_and_strands_no_waiter(seawall_time: VirtualClock, soak_seed: int) -> None:
     """3000 tasks, one in six cancelled at random, over six policies; at the end everything is as in the beginning."""
     draw = random.Random(soak_seed)
     bulkhead = sw.Bulkhead(20, queue=4000)
