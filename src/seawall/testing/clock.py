@@ -209,13 +209,19 @@ def _virtualise(clock: VirtualClock, loop: Any) -> Callable[[], None]:
 
         return real_executor(executor, work)
 
+    async def shutdown_default_executor(*args: Any, **kwargs: Any) -> None:
+        restore()  # the end of a loop waits for its threads with a limit of its own, in real time
+        await loop.shutdown_default_executor(*args, **kwargs)
+
     def restore() -> None:
-        for thing, name in ((loop, "time"), (loop, "run_in_executor"), (loop, "_seawall_offset"), (selector, "select")):
-            vars(thing).pop(name, None)
+        for name in ("time", "run_in_executor", "shutdown_default_executor", "_seawall_offset"):
+            vars(loop).pop(name, None)
+        vars(selector).pop("select", None)
 
     loop.time = lambda: clock.monotonic() + offset
     loop._seawall_offset = offset
     loop.run_in_executor = run_in_executor
+    loop.shutdown_default_executor = shutdown_default_executor
     selector.select = select
     return restore
 
