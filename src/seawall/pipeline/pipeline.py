@@ -2,32 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
+from collections.abc import AsyncGenerator, Callable, Generator
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, overload
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from seawall.core import clock as clocks
 from seawall.core.clock import Clock
-from seawall.core.errors import Misplaced, Rejected
 from seawall.core.events import Event, Sink, Sinks, everywhere
 from seawall.core.outcome import Classifier, DefaultClassifier
 from seawall.core.runtime import refuse_under_loop
 from seawall.pipeline import guard_sync
-from seawall.pipeline.block import PermitBlock
 from seawall.pipeline.policy import Layer, Policy
-from seawall.pipeline.result import Result
-from seawall.pipeline.run import UNMARKED, AsyncRun, AsyncStream, Identity, SyncRun, SyncStream
+from seawall.pipeline.run import AsyncRun, AsyncStream, Identity, SyncRun, SyncStream
 from seawall.pipeline.switch import SWITCH
 from seawall.pipeline.timeout import CallerDeadline
-from seawall.pipeline.wrap import Marked, decorate, mark
+from seawall.pipeline.verbs import Verbs
 
 if TYPE_CHECKING:
     from seawall.pipeline.explain import Explanation
 
-P = ParamSpec("P")
-T = TypeVar("T")
-F = TypeVar("F", bound=Callable[..., Any])
 Q = TypeVar("Q", bound=Policy)
 
 _DEADLINE = CallerDeadline()
@@ -42,7 +36,7 @@ class PipelineSnapshot:
     policies: tuple[Any, ...]
 
 
-class Pipeline:
+class Pipeline(Verbs):
     """Policies around a call, first = outermost. Decorates, calls, and guards blocks; sync and async alike.
 
     policies: what guards the call, in order. The same object in two pipelines is the same circuit, bucket or bulkhead.
@@ -118,66 +112,10 @@ class Pipeline:
 
         return unsubscribe
 
-    # --- calling
-
-    def call(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
-        """Call a plain function. Raises what it raises, Rejected or TimedOut; WrongTwin under a running event loop when a
-        policy may have to wait, and for a function that returns an awaitable."""
-        return self.run_sync(function, args, kwargs, UNMARKED)  # type: ignore[no-any-return]
-
-    async def acall(self, function: Callable[P, Awaitable[T]], /, *args: P.args, **kwargs: P.kwargs) -> T:
-        """Call an async function. Raises what it raises, Rejected or TimedOut."""
-        return await self.run_async(function, args, kwargs, UNMARKED)  # type: ignore[no-any-return]
-
-    def try_call(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Result[T]:
-        """As `call`, with the rejection or error as a value. Cancellation and misuse still raise."""
-        try:
-            return Result(self.call(function, *args, **kwargs))
-        except Rejected as rejection:
-            return Result(rejection=rejection)
-        except (Misplaced, RuntimeError) as error:
-            return _as_result(error)
-        except Exception as error:
-            return Result(error=error)
-
-    async def atry_call(self, function: Callable[P, Awaitable[T]], /, *args: P.args, **kwargs: P.kwargs) -> Result[T]:
-        """As `acall`, with the rejection or error as a value. Cancellation and misuse still raise."""
-        try:
-            return Result(await self.acall(function, *args, **kwargs))
-        except Rejected as rejection:
-            return Result(rejection=rejection)
-        except (Misplaced, RuntimeError) as error:
-            return _as_result(error)
-        except Exception as error:
-            return Result(error=error)
-
-    def permit(self) -> PermitBlock:
-        """A block under this pipeline, for `with` and `async with`. Raises Misplaced when a policy of it repeats calls."""
-        return PermitBlock(self, self.policies)
-
-    @overload
-    def __call__(self, function: F, /) -> F: ...
-
-    @overload
-    def __call__(self, /, *, idempotent: bool = ..., idempotency_key: Callable[..., str] | None = ...) -> Marked: ...
-
-    def __call__(
-        self,
-        function: Callable[..., Any] | None = None,
-        /,
-        *,
-        idempotent: bool = False,
-        idempotency_key: Callable[..., str] | None = None,
-    ) -> Any:
-        """Decorate a function: plain, async, generator, async generator, method, static or class method.
-
-        idempotent: its calls may be repeated. idempotency_key: from the call's arguments to the key that all attempts and
-        headers carry; implies idempotent. With idempotent alone each call gets a key of its own (`sw.call_key()`).
-        Raises Misplaced for classes and for functions that would stay unguarded, with advice.
-        """
-        if function is None:
-            return mark(self, idempotent=idempotent, key=idempotency_key)
-        return decorate(self, function, UNMARKED)
+    @property
+    def whole(self) -> Pipeline:
+        """Itself."""
+        return self
 
     # --- reaching inside
 
@@ -276,15 +214,6 @@ def _chain(policies: tuple[Policy, ...], twins: Any, innermost: Layer) -> Layer:
 def _within_deadline(run: Any, chain: Layer, twins: Any) -> Layer:
     """The chain, cut at the deadline that the caller's context brought along, if it brought one."""
     return chain if run.deadline is None else partial(twins.timeout, _DEADLINE, chain)
-
-
-def _as_result(error: Exception) -> Result[Any]:
-    """An error that may be the callee's own, or our refusal to run a call that was put wrongly: the latter is raised."""
-    from seawall.core.errors import WrongTwin
-
-    if isinstance(error, (Misplaced, WrongTwin)):
-        raise error
-    return Result(error=error)
 
 
 def _refuse_strangers(policies: tuple[Any, ...]) -> None:

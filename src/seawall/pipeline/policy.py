@@ -2,28 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Any, ClassVar, ParamSpec, TypeVar, overload
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from seawall.core import clock as clocks
 from seawall.core.clock import Clock
 from seawall.core.events import Event, Sink, Sinks, everywhere
 from seawall.pipeline import registry
+from seawall.pipeline.verbs import Verbs
 
 if TYPE_CHECKING:
-    from seawall.pipeline.block import PermitBlock
     from seawall.pipeline.pipeline import Pipeline
-    from seawall.pipeline.result import Result
     from seawall.pipeline.run import Run
-    from seawall.pipeline.wrap import Marked
 
-P = ParamSpec("P")
-T = TypeVar("T")
-F = TypeVar("F", bound=Callable[..., Any])
 Layer = Callable[["Run"], Any]
 
 
-class Policy:
+class Policy(Verbs):
     """Base of all policies. Works alone exactly as in a pipeline: call, acall, decorate, permit, snapshot, subscribe.
 
     name: what errors, events and snapshots call it; None = the kind, numbered by the pipeline it stands in.
@@ -118,52 +113,13 @@ class Policy:
     # --- alone, it is a pipeline of one
 
     @property
-    def alone(self) -> Pipeline:
+    def whole(self) -> Pipeline:
         """The pipeline that holds nothing but this policy, made at its first use."""
         if self._alone is None:
             from seawall.pipeline.pipeline import Pipeline
 
             self._alone = Pipeline(self, name=self._given_name)
         return self._alone
-
-    def call(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
-        """Call a plain function under this policy. Raises what the function raises, Rejected or TimedOut."""
-        return self.alone.call(function, *args, **kwargs)
-
-    async def acall(self, function: Callable[P, Awaitable[T]], /, *args: P.args, **kwargs: P.kwargs) -> T:
-        """Call an async function under this policy. Raises what the function raises, Rejected or TimedOut."""
-        return await self.alone.acall(function, *args, **kwargs)
-
-    def try_call(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Result[T]:
-        """As `call`, with the rejection or error as a value."""
-        return self.alone.try_call(function, *args, **kwargs)
-
-    async def atry_call(self, function: Callable[P, Awaitable[T]], /, *args: P.args, **kwargs: P.kwargs) -> Result[T]:
-        """As `acall`, with the rejection or error as a value."""
-        return await self.alone.atry_call(function, *args, **kwargs)
-
-    def permit(self) -> PermitBlock:
-        """A block under this policy, for `with` and `async with`. Raises Misplaced for policies that repeat calls."""
-        return self.alone.permit()
-
-    @overload
-    def __call__(self, function: F, /) -> F: ...
-
-    @overload
-    def __call__(self, /, *, idempotent: bool = ..., idempotency_key: Callable[..., str] | None = ...) -> Marked: ...
-
-    def __call__(
-        self,
-        function: Callable[..., Any] | None = None,
-        /,
-        *,
-        idempotent: bool = False,
-        idempotency_key: Callable[..., str] | None = None,
-    ) -> Any:
-        """Decorate a function, or mark calls as idempotent first. See `Pipeline.__call__`."""
-        if function is None:
-            return self.alone(idempotent=idempotent, idempotency_key=idempotency_key)
-        return self.alone(function)
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.name!r}>"

@@ -248,7 +248,7 @@ class Attempts:
     def _course(self, port: Any) -> Course:
         if self._policy.budget is not None:
             self._policy.budget.deposit()
-        run = Run(self._policy.alone, port, _block)
+        run = Run(self._policy.whole, port, _block)
         return Course(self._policy, run, in_loop=True)
 
 
