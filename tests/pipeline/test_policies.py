@@ -154,6 +154,36 @@ def test_attempts_of_an_outage_stay_within_the_budgets_share(seawall_time: Virtu
     assert len(script.calls) / 3000 == pytest.approx(1.1, abs=0.03)
 
 
+@pytest.mark.parametrize("mode", ["tokens", "in_flight"])
+def test_other_budgets_hold_in_a_pipeline(seawall_time: VirtualClock, mode: Any, run: Runner) -> None:
+    """Each way of counting ends a storm of retries, and lets a few through."""
+    budget = sw.RetryBudget(0.1, mode=mode)
+    retry = sw.Retry(10, budget=budget, backoff=sw.Backoff(base=0.001))
+    script = Script(ConnectionRefusedError())
+    with pytest.raises(ConnectionRefusedError):
+        run(retry, script)
+    assert len(script.calls) == {"tokens": 6, "in_flight": 4}[mode]
+    assert run(retry, Script(1)) == 1
+    assert budget.cell.state.active == 0
+    with pytest.raises(ValueError, match="mode"):
+        sw.RetryBudget(mode="none")  # type: ignore[arg-type]
+
+
+def test_a_retry_weighs_what_the_user_says(seawall_time: VirtualClock) -> None:
+    """The budget is charged by the call's own size."""
+    retry = sw.Retry(5, budget=sw.RetryBudget(0, floor_per_s=1), cost=lambda size: size / 2)
+    heavy = Script(ConnectionRefusedError())
+
+    def send(size: int) -> None:
+        heavy(size)
+
+    with pytest.raises(ConnectionRefusedError):
+        retry.call(send, 10)
+    assert len(heavy.calls) == 3
+    with pytest.raises(ValueError, match="cost"):
+        sw.Retry(cost=0)
+
+
 def test_attempt_and_depth_are_told_to_the_callee(seawall_time: VirtualClock, run: Runner) -> None:
     """Headers and logs want the number of the attempt."""
     seen: list[tuple[int, int]] = []

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from seawall.policies.backoff import Backoff
 from seawall.policies.retry import RetryRule
-from seawall.policies.retry_budget import BudgetRule
+from seawall.policies.retry_budget import ShareRule, rule_of
 
 
 @pytest.mark.parametrize(
@@ -80,11 +80,11 @@ def test_a_hint_only_lengthens_and_only_up_to_its_cap() -> None:
 
 def test_a_budget_allows_its_share_of_the_traffic_over_a_long_outage() -> None:
     """RT2: attempts per call stay at 1 + ratio once the reserve is spent."""
-    rule = BudgetRule(ratio=0.1, floor_per_s=0.0, ttl=10)
+    rule = ShareRule(ratio=0.1, floor_per_s=0.0, ttl=10)
     state = rule.start(0.0)
     calls = retries = 0
     for tick in range(60 * 200):
-        rule.deposit(state)
+        rule.enter(state)
         calls += 1
         retries += rule.withdraw(state, tick / 200)
     assert 1 + retries / calls == pytest.approx(1.1, abs=0.01)
@@ -92,7 +92,7 @@ def test_a_budget_allows_its_share_of_the_traffic_over_a_long_outage() -> None:
 
 def test_a_quiet_service_may_retry_at_its_floor() -> None:
     """One call a minute must not be left without any retry."""
-    rule = BudgetRule(ratio=0.1, floor_per_s=1, ttl=10)
+    rule = ShareRule(ratio=0.1, floor_per_s=1, ttl=10)
     state = rule.start(0.0)
     assert sum(rule.withdraw(state, 0.0) for _ in range(20)) == 10
     assert not rule.withdraw(state, 0.5)
@@ -101,10 +101,10 @@ def test_a_quiet_service_may_retry_at_its_floor() -> None:
 
 def test_deposits_expire_after_their_ttl() -> None:
     """Yesterday's traffic must not pay for today's storm."""
-    rule = BudgetRule(ratio=0.5, floor_per_s=0, ttl=10)
+    rule = ShareRule(ratio=0.5, floor_per_s=0, ttl=10)
     state = rule.start(0.0)
     for _ in range(1000):
-        rule.deposit(state)
+        rule.enter(state)
     assert rule.refresh(state, 100.0) == pytest.approx(0.5 * 1000 * 0.1)
     assert rule.refresh(state, 105.0) == pytest.approx(25)
     assert rule.refresh(state, 200.0) == 0
@@ -113,13 +113,13 @@ def test_deposits_expire_after_their_ttl() -> None:
 @given(st.lists(st.tuples(st.booleans(), st.floats(0, 3)), max_size=200))
 def test_a_budget_never_allows_more_than_everything_that_was_deposited(steps: list[tuple[bool, float]]) -> None:
     """Whatever the pattern, retries are bounded by reserve, floor and share together."""
-    rule = BudgetRule(ratio=0.2, floor_per_s=0.5, ttl=5)
+    rule = ShareRule(ratio=0.2, floor_per_s=0.5, ttl=5)
     state = rule.start(0.0)
     now, calls, retries = 0.0, 0, 0
     for is_call, pause in steps:
         now += pause
         if is_call:
-            rule.deposit(state)
+            rule.enter(state)
             calls += 1
         elif rule.withdraw(state, now):
             retries += 1
@@ -130,7 +130,7 @@ def test_a_budget_never_allows_more_than_everything_that_was_deposited(steps: li
 def test_a_budget_out_of_range_is_refused_when_made(bad: dict[str, float]) -> None:
     """A negative budget is no budget."""
     with pytest.raises(ValueError, match=next(iter(bad))):
-        BudgetRule(**bad)
+        ShareRule(**bad)
 
 
 def test_full_jitter_is_uniform() -> None:
@@ -138,3 +138,45 @@ def test_full_jitter_is_uniform() -> None:
     backoff, draw = Backoff(base=1, cap=1), random.Random(0)
     waits = [backoff.wait(0, draw.random()) for _ in range(2000)]
     assert sum(waits) / 2000 == pytest.approx(0.5, abs=0.03)
+
+
+def test_tokens_allow_retries_while_more_than_half_are_there() -> None:
+    """gRPC's way: a callee that fails every call is soon not retried, and one that recovers is, after a while."""
+    rule = rule_of("tokens", ratio=0.1, floor_per_s=0, ttl=1)
+    state = rule.start(0.0)
+    allowed = 0
+    while rule.withdraw(state, 0.0):
+        allowed += 1
+        rule.leave(state, failed=False, extra=0)
+    assert allowed == 6
+    for _ in range(60):
+        rule.leave(state, failed=False, extra=0)
+    assert rule.withdraw(state, 0.0)
+    for _ in range(30):
+        rule.leave(state, failed=True, extra=0)
+    assert state.balance == 0
+    assert not rule.withdraw(state, 0.0)
+
+
+def test_in_flight_retries_are_a_share_of_what_runs() -> None:
+    """Envoy's way, but paid when scheduled: retries that still wait count as well."""
+    rule = rule_of("in_flight", ratio=0.2, floor_per_s=0, ttl=1)
+    state = rule.start(0.0)
+    for _ in range(50):
+        rule.enter(state)
+    assert sum(rule.withdraw(state, 0.0) for _ in range(30)) == 10
+    rule.leave(state, failed=True, extra=2.0)
+    assert rule.withdraw(state, 0.0)
+    for _ in range(49):
+        rule.leave(state, failed=True, extra=0.0)
+    state.extra = 0.0
+    assert sum(rule.withdraw(state, 0.0) for _ in range(30)) == 3
+
+
+def test_heavy_retries_cost_more() -> None:
+    """A retry of ten thousand tokens is not a retry of one."""
+    rule = ShareRule(ratio=0.1, floor_per_s=1, ttl=10)
+    state = rule.start(0.0)
+    assert rule.withdraw(state, 0.0, 8.0)
+    assert not rule.withdraw(state, 0.0, 8.0)
+    assert rule.withdraw(state, 0.0, 2.0)

@@ -9,6 +9,7 @@ from functools import partial
 from types import TracebackType
 from typing import Any, Final, Literal
 
+from seawall.core import units
 from seawall.core.clock import Clock
 from seawall.core.context import VARIABLE, Context
 from seawall.core.errors import Rejected, TimedOut
@@ -59,6 +60,7 @@ class Retry(Policy):
         or an expired outer deadline is never repeated unless its type is named.
     backoff: the waits between attempts. Default Backoff(): exponential from 0.1 s, capped at 5 s, full jitter.
     budget: the share of traffic that may be retries. Default a RetryBudget() of its own; None = no budget.
+    cost: what one retry takes from the budget, > 0, or a function of the call's arguments, for calls of unlike weight. Default 1.
     retry_after_cap: seconds up to which a callee's Retry-After is obeyed, >= 0; it can only lengthen a wait. Default 60.
     name, clock: see `Policy`.
 
@@ -77,6 +79,7 @@ class Retry(Policy):
         backoff: Backoff | None = None,
         budget: RetryBudget | None = _OWN,
         retry_after_cap: float | str = 60,
+        cost: float | Callable[..., float] = 1.0,
         name: str | None = None,
         clock: Clock | None = None,
     ) -> None:
@@ -85,6 +88,7 @@ class Retry(Policy):
         if budget is not None and not isinstance(budget, RetryBudget):
             raise TypeError(f"budget must be a RetryBudget or None; got {budget!r}")
         super().__init__(name=name, clock=clock)
+        self.cost = cost if callable(cost) else units.number("cost", cost, least=1e-9)
         self.budget = RetryBudget(clock=clock) if budget is _OWN else budget
         self.on = on
         self._types, self._predicate = _read_on(on)
@@ -104,8 +108,6 @@ class Retry(Policy):
 
     def course(self, run: Run) -> Course:
         """Begin one call's course through its attempts."""
-        if self.budget is not None:
-            self.budget.deposit()
         return Course(self, run)
 
     def attempts(self) -> Attempts:
@@ -150,7 +152,7 @@ class Retry(Policy):
 class Course:
     """One call on its way through its attempts. `pause` is the wait before the next one."""
 
-    __slots__ = ("_began", "_previous", "_token", "failed", "number", "pause", "policy", "run")
+    __slots__ = ("_began", "_ended_well", "_paid", "_previous", "_token", "failed", "number", "pause", "policy", "run")
 
     def __init__(self, policy: Retry, run: Run, *, in_loop: bool = False) -> None:
         self.policy = policy
@@ -158,6 +160,10 @@ class Course:
         self.number = 1
         self.pause = 0.0
         self.failed = False
+        self._paid = 0.0
+        self._ended_well = False
+        if policy.budget is not None:
+            policy.budget.enter()
         self._previous: float | None = None
         self._began = run.port.now()
         self._token: Token[Context] | None = None
@@ -183,12 +189,17 @@ class Course:
         """Whether to try again after a result; when it may not be, the result is returned as it is."""
         verdict = self.policy.unwanted(value, self.run)
         if verdict is None:
+            self._ended_well = True
             return False
         refused = self._schedule(verdict, None)
         if refused is not None:
             self.policy.gave_up += 1
             self.policy.emit("retry.gave_up", attempts=self.number, reason=refused, error=None)
         return refused is None
+
+    def succeeded(self, well: bool) -> None:  # noqa: FBT001  # not public
+        """A loop's attempt ended, well or not."""
+        self._ended_well = well
 
     def next(self) -> None:
         """The wait is over: the next attempt begins."""
@@ -199,7 +210,9 @@ class Course:
             VARIABLE.set(replace(VARIABLE.get(), attempt=self.number))
 
     def end(self) -> None:
-        """The call is over; the context is as it was."""
+        """The call is over; the context is as it was, and the budget knows."""
+        if self.policy.budget is not None:
+            self.policy.budget.leave(failed=not self._ended_well, extra=self._paid)
         if self._token is not None:
             token, self._token = self._token, None
             VARIABLE.reset(token)
@@ -217,9 +230,12 @@ class Course:
         now = port.now()
         if not rule.fits(now, pause, self.run.deadline):
             return f"a wait of {pause:.3g} s does not fit the deadline"
-        if policy.budget is not None and not policy.budget.withdraw(now):
-            policy.emit("retry.budget_spent", budget=policy.budget.name)
-            return "the retry budget is spent"
+        if policy.budget is not None:
+            cost = policy.cost if isinstance(policy.cost, float) else float(self.run.argument(policy.cost))
+            if not policy.budget.withdraw(now, cost):
+                policy.emit("retry.budget_spent", budget=policy.budget.name)
+                return "the retry budget is spent"
+            self._paid += cost
         self.pause = self._previous = pause
         self.failed = True
         policy.retried += 1
@@ -246,8 +262,6 @@ class Attempts:
         return guard_async.attempts(self._course(port), port)
 
     def _course(self, port: Any) -> Course:
-        if self._policy.budget is not None:
-            self._policy.budget.deposit()
         run = Run(self._policy.whole, port, _block)
         return Course(self._policy, run, in_loop=True)
 
@@ -268,6 +282,7 @@ class Attempt:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> bool:
+        self._course.succeeded(error is None)
         return isinstance(error, Exception) and self._course.again(error)
 
 
