@@ -1,0 +1,28 @@
+"""The command line itself: which commands there are, and what bad input looks like. Needs `seawall[cli]`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from cyclopts import App, CycloptsError
+
+import seawall
+from seawall.cli import BAD_INPUT
+
+app = App(
+    name="seawall",
+    help="Calls between services that stay safe when the other side does not.",
+    version=seawall.__version__,
+    result_action="return_value",
+    suppress_keyboard_interrupt=False,
+)
+app.command("seawall.cli.demo:demo", name="demo")
+
+
+def run(argv: Sequence[str]) -> int:
+    """Run one command; its exit status. Input that cannot be read is told on stderr, with status 2."""
+    try:
+        status = app(list(argv), exit_on_error=False)
+    except CycloptsError:
+        return BAD_INPUT
+    return status if isinstance(status, int) else 0
