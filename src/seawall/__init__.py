@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from seawall.pipeline.breaker import CircuitBreaker as CircuitBreaker
     from seawall.pipeline.bulkhead import Bulkhead as Bulkhead
     from seawall.pipeline.fallback import Fallback as Fallback
+    from seawall.pipeline.hedge import Hedge as Hedge
     from seawall.pipeline.keyed import Keyed as Keyed
     from seawall.pipeline.limiter import Decision as Decision
     from seawall.pipeline.limiter import RateLimiter as RateLimiter
@@ -76,6 +77,7 @@ _NAMES = {
     "pipeline.breaker": ("CircuitBreaker",),
     "pipeline.bulkhead": ("Bulkhead",),
     "pipeline.fallback": ("Fallback",),
+    "pipeline.hedge": ("Hedge",),
     "pipeline.keyed": ("Keyed",),
     "pipeline.limiter": ("Decision", "RateLimiter"),
     "pipeline.pipeline": ("Pipeline",),
@@ -102,6 +104,7 @@ __all__ = [
     "DefaultClassifier",
     "Event",
     "Fallback",
+    "Hedge",
     "Keyed",
     "Kind",
     "Limit",
@@ -131,8 +134,8 @@ __all__ = [
     "detached",
     "priority",
     "remaining",
-    "transient",
     "testing",
+    "transient",
 ]
 
 

@@ -139,9 +139,7 @@ def test_seats_of_an_earlier_epoch_are_void() -> None:
     assert state.free is free
 
 
-@pytest.mark.parametrize(
-    "bad", [{"limit": 0}, {"limit": 1.5}, {"queue": -1}, {"wait": -1}, {"wait": math.nan}, {"order": "x"}]
-)
+@pytest.mark.parametrize("bad", [{"limit": 0}, {"limit": 1.5}, {"queue": -1}, {"wait": -1}, {"wait": math.nan}, {"order": "x"}])
 def test_a_bulkhead_that_cannot_work_is_refused_when_made(bad: dict[str, Any]) -> None:
     """The error names the parameter."""
     with pytest.raises((ValueError, TypeError), match=next(iter(bad))):

@@ -240,7 +240,7 @@ def test_the_ports_do_what_guards_expect_of_them(seawall_time: VirtualClock) -> 
         called = asyncio.Event()
         port.call_later(5, called.set)
         await called.wait()
-        assert await port.spawn(asyncio.sleep(0, "x")) == "x"
+        assert await port.spawn(asyncio.sleep, 0, "x") == "x"
         event = port.event()
         assert not await event.wait(1)
         event.set()

@@ -7,6 +7,7 @@ Each runtime has its own cancellation; guards only ever write `except Exception`
 
 from __future__ import annotations
 
+import contextvars
 import sys
 import threading
 from collections.abc import Callable, Coroutine
@@ -81,7 +82,8 @@ class AsyncPort(Protocol):
     async def sleep(self, seconds: float) -> None: ...
     def event(self) -> AsyncEvent: ...
     def timer(self, seconds: float) -> AsyncTimer: ...
-    def spawn(self, coroutine: Coroutine[Any, Any, Any]) -> Any: ...
+    def spawn(self, function: Callable[..., Coroutine[Any, Any, Any]], *args: Any) -> Any: ...
+    async def reap(self, tasks: list[Any], message: object = None) -> None: ...
     def call_later(self, seconds: float, function: Callable[..., object], *args: Any) -> Cancellable: ...
 
 
@@ -147,11 +149,14 @@ class ThreadPort:
         """A timer that marks but cuts nothing."""
         return ThreadTimer(seconds)
 
-    def spawn(self, function: Callable[[], object]) -> threading.Thread:
-        """Run `function` in a daemon thread of its own."""
-        thread = threading.Thread(target=function, daemon=True)
+    def spawn(self, function: Callable[..., object], *args: Any) -> threading.Thread:
+        """Run `function` in a daemon thread of its own, in a copy of the caller's context."""
+        thread = threading.Thread(target=contextvars.copy_context().run, args=(function, *args), daemon=True)
         thread.start()
         return thread
+
+    def reap(self, tasks: list[Any], message: object = None) -> None:
+        """Threads cannot be ended: they end by themselves, and keep their seats until then."""
 
     def call_later(self, seconds: float, function: Callable[..., object], *args: Any) -> Cancellable:
         """Call `function` in a thread of its own once `seconds` have passed on this clock, unless it is taken back."""

@@ -97,9 +97,7 @@ class AsyncioPort:
         self._clock = clock
         self.now = clock.monotonic
         # bound to the library's own coroutine function: a layer of ours would cost more than the sleep's own work
-        self.sleep: Callable[[float], Coroutine[Any, Any, Any]] = (
-            asyncio.sleep if type(clock) is SystemClock else clock.asleep
-        )
+        self.sleep: Callable[[float], Coroutine[Any, Any, Any]] = asyncio.sleep if type(clock) is SystemClock else clock.asleep
 
     def loop(self) -> asyncio.AbstractEventLoop:
         """The loop that runs now."""
@@ -117,9 +115,17 @@ class AsyncioPort:
         """A timer of fixed length, for any task."""
         return AsyncioTimer(self.loop, seconds)
 
-    def spawn(self, coroutine: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
-        """Run `coroutine` as a task of the running loop; the caller keeps the reference."""
-        return self.loop().create_task(coroutine)
+    def spawn(self, function: Callable[..., Coroutine[Any, Any, Any]], *args: Any) -> asyncio.Task[Any]:
+        """Run a coroutine function as a task of the running loop; the caller keeps the reference."""
+        return self.loop().create_task(function(*args))
+
+    async def reap(self, tasks: list[asyncio.Task[Any]], message: object = None) -> None:
+        """End tasks of ours and wait until they have ended. message: the mark of the timer that cut us, handed on."""
+        running = [task for task in tasks if not task.done()]
+        for task in running:
+            task.cancel(message)
+        if running:
+            await asyncio.wait(running)
 
     def call_later(self, seconds: float, function: Callable[..., object], *args: Any) -> asyncio.TimerHandle:
         """Call `function` in the loop once `seconds` have passed."""

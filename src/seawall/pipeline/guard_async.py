@@ -102,6 +102,36 @@ async def hop(policy: Any, inner: Any, run: Any) -> Any:
         raise
 
 
+async def hedge(policy: Any, inner: Any, run: Any) -> Any:
+    """Race copies of the call."""
+    race = policy.race(inner, run)
+    if race.alone:
+        return await compete(race.single, inner, run)
+    try:
+        race.begin(compete)
+        while (pause := race.pending()) is not None:
+            await race.flag.wait(pause if pause < float("inf") else None)
+        return race.result()
+    except BaseException as error:
+        race.cut_by(error)
+        raise
+    finally:
+        await run.port.reap(race.losers(), race.message)
+
+
+async def compete(copy: Any, inner: Any, run: Any) -> Any:
+    """One copy of a call: it keeps its result for the race, and tells when it has ended."""
+    try:
+        return copy.keep(await inner(run))
+    except BaseException as error:
+        copy.lose(error)
+        if copy.alone:
+            raise
+    finally:
+        copy.end()
+    return None
+
+
 async def fallback(policy: Any, inner: Any, run: Any) -> Any:
     """Answer with something else when the call fails."""
     try:

@@ -8,9 +8,9 @@ from seawall.core.outcome import Kind, Outcome, Verdict
 from seawall.policies.verdict import Rejection, Ticket
 
 if TYPE_CHECKING:
+    from seawall.pipeline.ending import Ending
     from seawall.pipeline.guarding import Guarding
     from seawall.pipeline.run import Run
-    from seawall.pipeline.threads import Worker
 
 _UNJUDGED = Verdict(Kind.CANCELLED)
 
@@ -50,7 +50,7 @@ class Held:
         """Whether the call was judged a success."""
         return self._outcome is Outcome.SUCCESS
 
-    def still_running(self) -> list[Worker]:
+    def still_running(self) -> list[Ending]:
         """Worker threads that were begun under this permit, were given up on, and have not ended."""
         return [worker for worker in self.run.workers[self._workers :] if not worker.done]
 

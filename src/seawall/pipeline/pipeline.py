@@ -142,9 +142,7 @@ class Pipeline(Verbs):
 
     # --- running: the reference, which the compiler must equal
 
-    def run_sync(
-        self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], identity: Identity
-    ) -> Any:
+    def run_sync(self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], identity: Identity) -> Any:
         """One call of a plain function."""
         if SWITCH.off:
             return function(*args, **kwargs)

@@ -152,7 +152,19 @@ class Retry(Policy):
 class Course:
     """One call on its way through its attempts. `pause` is the wait before the next one."""
 
-    __slots__ = ("_began", "_ended_well", "_paid", "_previous", "_token", "failed", "number", "pause", "policy", "run")
+    __slots__ = (
+        "_began",
+        "_counted",
+        "_ended_well",
+        "_paid",
+        "_previous",
+        "_token",
+        "failed",
+        "number",
+        "pause",
+        "policy",
+        "run",
+    )
 
     def __init__(self, policy: Retry, run: Run, *, in_loop: bool = False) -> None:
         self.policy = policy
@@ -162,8 +174,7 @@ class Course:
         self.failed = False
         self._paid = 0.0
         self._ended_well = False
-        if policy.budget is not None:
-            policy.budget.enter()
+        self._counted = run.enters(policy.budget)
         self._previous: float | None = None
         self._began = run.port.now()
         self._token: Token[Context] | None = None
@@ -211,8 +222,8 @@ class Course:
 
     def end(self) -> None:
         """The call is over; the context is as it was, and the budget knows."""
-        if self.policy.budget is not None:
-            self.policy.budget.leave(failed=not self._ended_well, extra=self._paid)
+        if self._counted is not None:
+            self._counted.leave(failed=not self._ended_well, extra=self._paid)
         if self._token is not None:
             token, self._token = self._token, None
             VARIABLE.reset(token)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 from collections.abc import AsyncGenerator, Callable, Coroutine, Generator
 from contextvars import Token
@@ -16,9 +17,10 @@ from seawall.core.outcome import Classifier, Outcome
 from seawall.core.runtime import Mark
 
 if TYPE_CHECKING:
+    from seawall.pipeline.ending import Ending
     from seawall.pipeline.held import Held
     from seawall.pipeline.pipeline import Pipeline
-    from seawall.pipeline.threads import Worker
+    from seawall.pipeline.retry_budget import RetryBudget
 
 
 class _End:
@@ -48,6 +50,7 @@ class Run:
     __slots__ = (
         "args",
         "attempt",
+        "budgets",
         "classifier",
         "deadline",
         "fn",
@@ -88,8 +91,9 @@ class Run:
         self.owner: object = None
         self.limit = float("inf")
         self.attempt = 1
+        self.budgets: tuple[RetryBudget, ...] = ()
         self.waited = 0.0
-        self.workers: list[Worker] = []
+        self.workers: list[Ending] = []
         self.held: list[Held] = []
         self.source: Any = None
         self.sent: Any = None
@@ -103,9 +107,7 @@ class Run:
         """Give the call its identity, tell that it begins, and refuse it when its deadline has passed."""
         self.started = self.port.now()
         if self.deadline is not None and self.started >= self.deadline:
-            raise TimedOut(
-                f"{self.pipeline.name}: the deadline passed before the call began", policy="deadline", started=False
-            )
+            raise TimedOut(f"{self.pipeline.name}: the deadline passed before the call began", policy="deadline", started=False)
         if self.identity is not UNMARKED:
             self.key = self._key()
             self.enter()
@@ -142,6 +144,14 @@ class Run:
 
     # --- what layers ask
 
+    def enters(self, budget: RetryBudget | None) -> RetryBudget | None:
+        """The budget, when this call is not counted in it yet: two policies that share one count a call once."""
+        if budget is None or budget in self.budgets:
+            return None
+        self.budgets = (*self.budgets, budget)
+        budget.enter()
+        return budget
+
     def argument(self, name: str | Callable[..., Any]) -> Any:
         """The value of the call's argument called `name`, or what the function `name` makes of the arguments.
 
@@ -177,6 +187,12 @@ class Run:
         """The stream is over: settle what was held for it, innermost first."""
         for held in self.held:
             held.end(failure)
+
+    def twin(self) -> Run:
+        """A copy for another task or thread of the same kind; workers given up on are known to both."""
+        other = copy.copy(self)
+        other.held, other.token = [], None
+        return other
 
     def branch(self) -> SyncRun:
         """A sync copy for a worker thread that may outlive this call, so that the two never write the same fields."""
@@ -339,8 +355,7 @@ def refuse_late_work(name: str, value: Any) -> None:
         value.close()
     if isinstance(value, _WOULD_RUN_LATER):
         raise Misplaced(
-            f"{name}: the function returned a generator, whose items would run unguarded; "
-            "decorate the generator function itself"
+            f"{name}: the function returned a generator, whose items would run unguarded; decorate the generator function itself"
         )
     raise WrongTwin(
         f"{name}: the function returned an awaitable, which would run unguarded; "

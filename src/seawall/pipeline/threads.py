@@ -18,29 +18,29 @@ from seawall.core.clock import Clock
 from seawall.core.context import VARIABLE
 from seawall.core.errors import Overloaded, TimedOut
 from seawall.pipeline.bulkhead import Bulkhead
+from seawall.pipeline.ending import Ending
 from seawall.pipeline.policy import Layer
 from seawall.pipeline.run import Run
 from seawall.pipeline.timeout import Timeout
+from seawall.policies.verdict import DUST
 
 ABANDONED_MAX: Final = 64
 """How many worker threads of one Timeout may be left running before its further calls are refused as Overloaded."""
 
 
-class Worker:
+class Worker(Ending):
     """One call on a thread that may outlive its caller's patience. It works on a copy of the run and of the context."""
 
     def __init__(self, inner: Layer, run: Run, limit: float | None, gave_up: Callable[[Worker, Run], Exception]) -> None:
+        super().__init__()
         self._inner = inner
         self._branch = run.branch()
         self._gave_up = gave_up
-        self._lock = threading.Lock()
-        self._callbacks: list[Callable[[], object]] = []
         self._value: Any = None
         self._error: BaseException | None = None
         self._now: Callable[[], float] = run.port.now
         self._run = run
         self._job = run.pipeline.clock.job()
-        self.done = False
         self.until = float("inf")
         if limit is not None:
             self.until = self._now() + limit
@@ -62,28 +62,16 @@ class Worker:
         except BaseException as error:
             self._error = error
         finally:
-            with self._lock:
-                self.done = True
-                callbacks, self._callbacks = self._callbacks, []
-            for callback in callbacks:
-                callback()
+            self.end()
 
     def carried(self) -> Callable[[], None]:
         """The body, bound to a copy of the caller's context."""
         return partial(contextvars.copy_context().run, self.work)
 
-    def on_done(self, callback: Callable[[], object]) -> None:
-        """Call `callback` when the thread has ended; at once when it already has."""
-        with self._lock:
-            if not self.done:
-                self._callbacks.append(callback)
-                return
-        callback()
-
     def watch(self, port: Any) -> Any:
         """A flag of the caller's runtime that is set when the thread has ended."""
         flag = port.event()
-        self.on_done(partial(_set, flag))
+        self.on_done(partial(wake, flag))
         return flag
 
     def pending(self) -> float | None:
@@ -91,7 +79,7 @@ class Worker:
         if self.done:
             return None
         left = self.until - self._now()
-        if left <= 0:
+        if left <= DUST:
             raise self._gave_up(self, self._run)
         return left
 
@@ -184,7 +172,8 @@ class ThreadBulkhead(Bulkhead):
         return TimedOut(f"{run.pipeline.name}: the deadline passed while {self.name} ran it", policy="deadline")
 
 
-def _set(flag: Any) -> None:
+def wake(flag: Any) -> None:
+    """Set a flag whose waiter may be gone."""
     try:
         flag.set()
     except RuntimeError:  # the waiter's loop is closed: nobody waits any more

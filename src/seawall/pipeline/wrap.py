@@ -81,9 +81,7 @@ def _refuse(function: Any) -> None:
     registrar = held_by(function)
     if registrar is not None:
         name = getattr(function, "__qualname__", repr(function))
-        raise Misplaced(
-            f"{registrar} already holds the bare {name}, so this guard would never run; put {registrar} on top of it"
-        )
+        raise Misplaced(f"{registrar} already holds the bare {name}, so this guard would never run; put {registrar} on top of it")
     inner = getattr(function, "__wrapped__", None)
     if inner is None or kind_of(function) != "sync":
         return

@@ -13,7 +13,7 @@ from typing import Literal
 
 from seawall.core import units
 from seawall.core.outcome import Outcome
-from seawall.policies.verdict import Events, Note, Permit, Rejection, Ticket, Wake
+from seawall.policies.verdict import DUST, Events, Note, Permit, Rejection, Ticket, Wake
 
 Order = Literal["fifo", "lifo"]
 
@@ -79,7 +79,7 @@ class BulkheadRule:
         """Take a seat, or a place in the queue that is given up at the moment `until`, or be refused."""
         if not state.queue and state.free:
             return state.free.pop()
-        if self.queue == 0 or until <= now:
+        if self.queue == 0 or until - now <= DUST:
             return Rejection(f"has all {state.limit} seats taken")
         if state.waiting >= self.queue:
             return Rejection(f"has all {state.limit} seats taken and its queue of {self.queue} is full")
@@ -93,7 +93,7 @@ class BulkheadRule:
         if ticket.permit is not None:
             seat: Seat = ticket.permit
             return seat
-        if now < ticket.until:
+        if ticket.until - now > DUST:
             return ticket.until - now
         state.queue.remove(ticket)
         waited = now - ticket.since

@@ -9,7 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, TypeAlias
+from typing import Any, ClassVar, Final, TypeAlias
+
+DUST: Final = 1e-9
+"""Seconds below which two moments are the same: sums of floats differ by less, and no wait is worth so little."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,8 @@ from seawall.core.runtime_asyncio import AsyncioPort
 if TYPE_CHECKING:
     import asyncio
 
+    from seawall.core.runtime import AsyncPort
+
 _GLANCE = 0.001  # real seconds between looks at what another thread may have done
 _PATIENCE = 50  # glances that a worker thread gives whoever handed it its work to begin to wait for it
 
@@ -111,6 +113,16 @@ class VirtualClock(Clock):
             for closed in [known for known in self._loops if known.is_closed()]:
                 del self._loops[closed]
             self._loops[loop] = _virtualise(self, loop)
+
+    @property
+    def tasks(self) -> AsyncPort:
+        """The runtime port of async code; whoever asks for it inside a loop lives in this time from then on."""
+        import asyncio
+
+        loop = asyncio._get_running_loop()
+        if loop is not None:
+            self.adopt(loop)
+        return super().tasks
 
     def _make_tasks(self) -> AsyncioPort:
         return _VirtualPort(self)
