@@ -9,9 +9,10 @@ from functools import partial
 from typing import Any, Final
 
 from seawall.core import units
-from seawall.core.clock import Clock
+from seawall.core.clock import Clock, resolve
 from seawall.core.context import VARIABLE
 from seawall.core.errors import RateLimited
+from seawall.core.events import everywhere
 from seawall.core.outcome import Kind, Outcome, Verdict
 from seawall.core.runtime import refuse_under_loop
 from seawall.core.units import Limit
@@ -127,7 +128,8 @@ class RateLimiter(Guarding[LimiterState]):
         if self._take(key, cost):
             return True
         self.rejected += 1
-        self.emit("rate_limiter.rejected", reason="has spent its limit", retry_after=None, key=key)
+        if self.sinks or everywhere:
+            self.emit("rate_limiter.rejected", reason="has spent its limit", retry_after=None, key=key)
         return False
 
     async def atry_acquire(self, key: Hashable = UNKEYED, cost: int = 1) -> bool:
@@ -263,9 +265,10 @@ class RateLimiter(Guarding[LimiterState]):
         if SWITCH.off:
             return True
         cell = self.cell
+        state = cell.state
         with cell._lock:  # as Cell.apply; a bool carries no events, and looking for them would cost a third of all this
-            taken = self.rule.take(cell.state, self.clock.monotonic(), key, cost)
-        if cell.state.untold:
+            taken = self.rule.take(state, resolve(self._own_clock).monotonic(), key, cost)
+        if state.untold:
             cell.apply(told)
         return taken
 

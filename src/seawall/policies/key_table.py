@@ -1,8 +1,9 @@
 """What is known of many keys, bounded without ever forgetting debt: only keys that are as good as new are dropped.
 
 There is no timer and no list in order of use. Each decision looks at two slots of a ring of all keys and drops those whose
-value says nothing any more; a hand walks round the ring, so every key is looked at once in half as many decisions as there
-are keys. A cache that drops what was used longest ago forgets debt: whoever cycles through enough other keys is free again.
+value has said nothing for ten seconds; a hand walks round the ring, so every key is looked at once in half as many decisions
+as there are keys. Once the table is full, a new key does not wait for the ten seconds, only for a value that says nothing.
+A cache that drops what was used longest ago forgets debt: whoever cycles through enough other keys is free again.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ from typing import Any, Final
 
 UNKEYED: Final = ""
 """The key of calls that have none. It is never dropped and takes no slot."""
+GRACE: Final = 10_000_000_000
+"""Nanoseconds for which a drained key is kept if there is room: making it anew for each call would cost three times as much."""
 OVERFLOW: Final = "\0overflow"
 """The key that new keys share while the table is full. Plain text, as one key of another kind makes a dict larger."""
 
@@ -48,8 +51,8 @@ class KeyTable:
         self.hand = 0
 
     def sweep(self, at: int, drained: Callable[[Any, int], bool]) -> None:
-        """Move the hand over two slots and drop what is drained. The hand walks down, so that one bound is to be checked;
-        at -1 the two slots are the last and the first."""
+        """Move the hand over two slots and drop what was drained at the moment `at`. The hand walks down, so that one bound
+        is to be checked; at -1 the two slots are the last and the first."""
         ring, values = self.ring, self.values
         if not ring:
             return

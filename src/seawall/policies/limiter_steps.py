@@ -8,19 +8,26 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Hashable, Iterable
 from itertools import takewhile
+from typing import Final
 
 from seawall.policies.key_table import OVERFLOW, UNKEYED
 from seawall.policies.limiter_state import Decision, Grant, LimiterState, Turn
 from seawall.policies.meter import NEVER, seconds_until
 from seawall.policies.verdict import Events, Note, Wake
 
+PATIENCE: Final = 50_000_000
+"""Nanoseconds that one who is not first sleeps past its moment. Those before it serve and wake it, so that all go on in
+order; only when they are stuck does it have to look by itself."""
 
-def scope_of(state: LimiterState, key: Hashable) -> Hashable:
+
+def scope_of(state: LimiterState, at: int, key: Hashable) -> Hashable:
     """The key whose bucket counts for `key`: its own, or the one that new keys share while the table is full.
 
     Telling of that begins once per episode: an episode ends when an eighth of the table has come free.
     """
     table = state.table
+    if not table.has_place_for(key):
+        table.sweep(at, state.meter.drained)
     if table.has_place_for(key):
         if state.overflowing and len(table.ring) * 8 < table.max_keys * 7:
             state.overflowing = False
@@ -83,12 +90,16 @@ def serve(state: LimiterState, at: int, key: Hashable, *, me: Turn | None = None
         state.queues.pop(key, None)
 
 
-def until_turn(state: LimiterState, at: int, turn: Turn) -> int:
-    """How long until the turn of one who stands in a queue whose first one cannot pass yet."""
-    if turn.due > at:
-        return turn.due - at
-    line = state.line(turn.key) or ()
-    return behind(state, at, turn.key, takewhile(lambda other: other is not turn, line), turn.cost)
+def next_look(state: LimiterState, at: int, turn: Turn) -> int:
+    """The moment at which one has to look again who stands in a queue whose first one cannot pass yet; `due` is set anew.
+
+    Those behind the first keep to the moment they know while it lies ahead: when theirs comes earlier, they are woken.
+    """
+    line = state.line(turn.key) or (turn,)
+    first = line[0] is turn
+    if first or turn.due <= at:
+        turn.due = at + behind(state, at, turn.key, takewhile(lambda other: other is not turn, line), turn.cost)
+    return turn.due if first else turn.due + PATIENCE
 
 
 def turn_away(state: LimiterState, key: Hashable) -> None:

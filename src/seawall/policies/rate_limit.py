@@ -9,8 +9,8 @@ and so every write of `tat` here is one such line too: the lock does not protect
 algorithms `tolerance` is below zero, so that the line never admits. `queue` keeps its identity for life.
 
 Waiting: a queue per key, in order of arrival. Nothing is spent for who waits, so who leaves owes nothing and those behind
-move up. Every waiter sets its own alarm for the moment at which its turn comes, and whoever looks first serves all whose
-turn has come, so a waiter whose thread or loop is stuck holds up nobody.
+move up. The first one sets an alarm for the moment of its turn; whoever looks serves all whose turn has come, in order, and
+wakes them and the next. Those behind set an alarm a little after their own moment, so that a stuck one holds up nobody long.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from seawall.core.outcome import Outcome
 from seawall.core.units import Limit
 from seawall.policies.fixed_window import FixedWindow
 from seawall.policies.gcra import Gcra
-from seawall.policies.key_table import OVERFLOW, UNKEYED
+from seawall.policies.key_table import GRACE, OVERFLOW, UNKEYED
 from seawall.policies.limiter_state import Decision, Grant, LimiterState, Pause, Turn
-from seawall.policies.limiter_steps import behind, decision, line_up, scope_of, serve, spend, told, turn_away, until_turn
+from seawall.policies.limiter_steps import behind, decision, line_up, next_look, scope_of, serve, spend, told, turn_away
 from seawall.policies.meter import NEVER, Meter, Together, nanoseconds, seconds_until
 from seawall.policies.shaper import Shaper
 from seawall.policies.sliding_log import SlidingLog
@@ -121,12 +121,13 @@ class RateLimitRule:
     def take(self, state: LimiterState, now: float, key: Hashable = UNKEYED, cost: int = 1) -> bool:
         """Spend `cost` if it fits now and nobody waits. Nothing is allocated for the answer; events stay in `untold`."""
         at = int(now * 1e9)
-        if state.tolerance < 0 or cost != 1:
+        tolerance = state.tolerance
+        if tolerance < 0 or cost != 1:
             return self._take_any(state, at, key, cost)
-        if key == UNKEYED:
+        if key == "":  # UNKEYED, without looking it up
             if state.queue:
                 return False
-            limit = at + state.tolerance
+            limit = at + tolerance
             state.tat = new if (new := (tat if (tat := state.tat) > at else at) + state.interval) <= limit else tat
             return new <= limit
         table = state.table
@@ -134,15 +135,16 @@ class RateLimitRule:
         if ring:  # as KeyTable.sweep, without its calls
             hand = table.hand - 2
             table.hand = hand = hand if hand > -2 else len(ring) - 2
-            if values[ring[hand]] <= at or values[ring[hand + 1]] <= at:
-                table.evict(at, state.meter.drained)
+            stale = at - GRACE
+            if values[ring[hand]] <= stale or values[ring[hand + 1]] <= stale:
+                table.evict(stale, state.meter.drained)
         if state.queues and key in state.queues:
             return False
         known = values.get(key)
         if known is None:
-            return spend(state, at, scope_of(state, key), 1) == 0
+            return spend(state, at, scope_of(state, at, key), 1) == 0
         after: int = (known if known > at else at) + state.interval
-        if after - at > state.tolerance:
+        if after - at > tolerance:
             return False
         values[key] = after
         return True
@@ -150,19 +152,19 @@ class RateLimitRule:
     def decide(self, state: LimiterState, now: float, key: Hashable = UNKEYED, cost: int = 1) -> Decision:
         """Spend `cost` if it fits now and nobody waits, and say all there is to say about it."""
         at = nanoseconds(now)
-        state.table.sweep(at, state.meter.drained)
-        scope = scope_of(state, key)
-        line = state.line(scope)
-        wait = behind(state, at, scope, line, cost) if line and cost else spend(state, at, scope, cost)
-        return decision(state, now, at, scope, cost, wait, allowed=wait == 0 and not (line and cost))
+        state.table.sweep(at - GRACE, state.meter.drained)
+        scope = scope_of(state, at, key)
+        line = state.line(scope) if cost else None
+        wait = behind(state, at, scope, line, cost) if line else spend(state, at, scope, cost)
+        return decision(state, now, at, scope, cost, wait, allowed=wait == 0 and not line)
 
     def peek(self, state: LimiterState, now: float, key: Hashable = UNKEYED, cost: int = 1) -> Decision:
         """What `decide` would say, without spending."""
         at = nanoseconds(now)
         scope = key if state.table.has_place_for(key) else OVERFLOW
-        line = state.line(scope)
+        line = state.line(scope) if cost else None
         wait = behind(state, at, scope, line or (), cost)
-        return decision(state, now, at, scope, cost, wait, allowed=wait == 0 and not (line and cost))
+        return decision(state, now, at, scope, cost, wait, allowed=wait == 0 and not line)
 
     # --- passing, or waiting for it
 
@@ -170,10 +172,10 @@ class RateLimitRule:
         """Pass, or take a place in the key's queue that is given up at the moment `until`, or be refused: at once when
         the turn would come later than that."""
         at = nanoseconds(now)
-        state.table.sweep(at, state.meter.drained)
-        scope = scope_of(state, key)
-        line = state.line(scope)
-        if line and cost:
+        state.table.sweep(at - GRACE, state.meter.drained)
+        scope = scope_of(state, at, key)
+        line = state.line(scope) if cost else None
+        if line:
             wait = behind(state, at, scope, line, cost)
         else:
             wait = spend(state, at, scope, cost)
@@ -195,13 +197,12 @@ class RateLimitRule:
             return grant
         if not ticket.queued:
             return self._turned_away(state, ticket)
-        wait = until_turn(state, at, ticket)
-        if at + wait > nanoseconds(ticket.until):
+        moment, until = next_look(state, at, ticket), nanoseconds(ticket.until)
+        if ticket.due > until:
             events = self.leave(state, now, ticket)
-            pause = seconds_until(now, at + wait)
+            pause = seconds_until(now, ticket.due)
             return Rejection(f"had no room for the call within {now - ticket.since:.3g} s", pause, events)
-        ticket.due = at + wait
-        return Pause.of(seconds_until(now, ticket.due), told(state))
+        return Pause.of(seconds_until(now, min(moment, until)), told(state))
 
     def leave(self, state: LimiterState, now: float, ticket: Turn) -> Events:
         """A waiter gives up; what it was granted meanwhile is given back. After this the ticket is refused."""
@@ -235,7 +236,7 @@ class RateLimitRule:
             else:
                 state.tat = (tat if (tat := state.tat) > at else at) - step
         elif amount < 0:
-            scope = scope_of(state, key)
+            scope = scope_of(state, at, key)
             state.table.put(scope, state.meter.spend(state.value(scope), at, -amount))
         elif key in state.table.values:  # a key that was dropped since had nothing left to give back
             state.table.put(key, state.meter.refund(state.value(key), at, amount, permit.since))
@@ -245,7 +246,7 @@ class RateLimitRule:
     def penalise(self, state: LimiterState, now: float, key: Hashable, seconds: float) -> Events:
         """Let the key pass nothing for so many seconds; then it begins with one unit and fills as ever."""
         at, until = nanoseconds(now), nanoseconds(now + seconds)
-        scope = scope_of(state, key)
+        scope = scope_of(state, at, key)
         if scope == UNKEYED and state.tolerance >= 0:
             floor = until + state.tolerance - state.interval
             state.tat = floor if (tat := state.tat) < floor else tat
@@ -291,8 +292,8 @@ class RateLimitRule:
     # --- steps
 
     def _take_any(self, state: LimiterState, at: int, key: Hashable, cost: int) -> bool:
-        state.table.sweep(at, state.meter.drained)
-        scope = scope_of(state, key)
+        state.table.sweep(at - GRACE, state.meter.drained)
+        scope = scope_of(state, at, key)
         if cost and state.line(scope):
             return False
         return spend(state, at, scope, cost) == 0
