@@ -88,7 +88,8 @@ def test_a_lying_snippet_is_caught() -> None:
         run_page("page", "```python\n1 / 0\n```\n")
     with pytest.raises(AssertionError):
         run_page("page", "```python\nprint(1)\n```\n\n<!-- output -->\n```text\n2\n```\n")
-    told = "```python\nimport asyncio\nawait asyncio.sleep(0)\nprint('took 12 s [a]')\n```\n<!-- output -->\n```text\ntook ... s [a]\n```\n"
+    told = "```python\nimport asyncio\nawait asyncio.sleep(0)\nprint('took 12 s [a]')\n```\n"
+    told += "<!-- output -->\n```text\ntook ... s [a]\n```\n"
     assert run_page("page", told) == (1, [])
     assert run_page("page", "<!-- skip: needs a server -->\n```python\n1 / 0\n```\n")[1] == [
         "page:3 <!-- skip: needs a server -->"

@@ -7,6 +7,7 @@ no check.
 from __future__ import annotations
 
 import ast
+import gc
 import re
 import subprocess
 import sys
@@ -52,9 +53,19 @@ PURE_FILES = ("policies/", "core/outcome.py", "core/units.py", "saga/plan.py")
 STANDARD = set(sys.stdlib_module_names)
 
 
+def parse(source: str) -> ast.Module:
+    """The tree of a source. CPython 3.11 counts recursion per process there, and fails once when a finaliser parses too."""
+    for _ in range(3):
+        try:
+            return ast.parse(source)
+        except SystemError:
+            gc.collect()
+    return ast.parse(source)
+
+
 def imports(source: str) -> Iterator[tuple[str, int, bool]]:
     """Each imported module with its line, and whether it is only for type checkers."""
-    tree = ast.parse(source)
+    tree = parse(source)
     for_types = {
         id(inner)
         for node in ast.walk(tree)
@@ -100,7 +111,7 @@ def check_purity(place: str, source: str) -> list[str]:
 def check_sizes(place: str, source: str) -> list[str]:
     """Functions end at 60 lines without their docstring, files at 400."""
     found = [f"{place} has {source.count(chr(10))} lines; split it by noun at 400"] if source.count("\n") > 400 else []
-    for node in ast.walk(ast.parse(source)):
+    for node in ast.walk(parse(source)):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             length = (node.end_lineno or node.lineno) - node.lineno + 1 - _docstring_lines(node)
             found += [f"{place}:{node.lineno} {node.name} has {length} lines; 60 is the end"] if length > 60 else []
@@ -117,7 +128,7 @@ def _docstring_lines(node: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
 def check_bans(place: str, source: str) -> list[str]:
     """No pickle, eval, exec, marshal; no silent except; no print in a library; nothing left to do."""
     found = []
-    for node in ast.walk(ast.parse(source)):
+    for node in ast.walk(parse(source)):
         line = getattr(node, "lineno", 0)
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
             name = node.func.id
@@ -165,7 +176,7 @@ class _DropAsync(ast.NodeTransformer):
 
 
 def _shapes(source: str) -> dict[str, str]:
-    functions = [n for n in ast.parse(source).body if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef)]
+    functions = [n for n in parse(source).body if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef)]
     return {node.name: ast.dump(_DropAsync().visit(node)) for node in functions}
 
 
@@ -185,7 +196,7 @@ def check_test_docstrings(place: str, source: str) -> list[str]:
     """Every test says in one sentence why it matters."""
     return [
         f"{place}:{node.lineno} {node.name} does not say why it matters"
-        for node in ast.walk(ast.parse(source))
+        for node in ast.walk(parse(source))
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
         and node.name.startswith("test_")
         and not (ast.get_docstring(node) or "").strip()

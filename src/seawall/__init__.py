@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from seawall.core.errors import CircuitOpen as CircuitOpen
     from seawall.core.errors import Misplaced as Misplaced
     from seawall.core.errors import MissingExtra as MissingExtra
+    from seawall.core.errors import NestedRetryWarning as NestedRetryWarning
     from seawall.core.errors import Overloaded as Overloaded
     from seawall.core.errors import RateLimited as RateLimited
     from seawall.core.errors import Rejected as Rejected
@@ -64,6 +65,7 @@ _NAMES = {
         "CircuitOpen",
         "Misplaced",
         "MissingExtra",
+        "NestedRetryWarning",
         "Overloaded",
         "RateLimited",
         "Rejected",
@@ -110,6 +112,7 @@ __all__ = [
     "Limit",
     "Misplaced",
     "MissingExtra",
+    "NestedRetryWarning",
     "Outcome",
     "Overloaded",
     "Pipeline",

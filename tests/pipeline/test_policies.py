@@ -184,6 +184,32 @@ def test_a_retry_weighs_what_the_user_says(seawall_time: VirtualClock) -> None:
         sw.Retry(cost=0)
 
 
+def test_nested_retries_are_noticed(seawall_time: VirtualClock, run: Runner) -> None:
+    """Three layers of three attempts are 27 calls: the inner one says so once, naming both lines, or yields."""
+
+    def layers(nested: Any) -> int:
+        callee = Script(OSError())
+        inner = sw.Pipeline(sw.Retry(3, on=OSError, budget=None, nested=nested))
+        outer = sw.Retry(3, on=OSError, budget=None)
+
+        class Through(Script):
+            def __call__(self, *args: Any, **kwargs: Any) -> Any:
+                return inner.call(callee)
+
+            async def acall(self, *args: Any, **kwargs: Any) -> Any:
+                return await inner.acall(callee.acall)
+
+        with pytest.raises(OSError):
+            run(outer, Through(1))
+        return len(callee.calls)
+
+    assert layers("allow") == 9
+    assert layers("yield") == 3
+    with pytest.warns(sw.NestedRetryWarning, match=r"SW010.*test_policies.py:\d+ runs inside .*test_policies.py:\d+") as told:
+        assert layers("warn") == 9
+    assert len(told) == 1
+
+
 def test_attempt_and_depth_are_told_to_the_callee(seawall_time: VirtualClock, run: Runner) -> None:
     """Headers and logs want the number of the attempt."""
     seen: list[tuple[int, int]] = []

@@ -342,9 +342,48 @@ def test_a_probe_lost_under_a_slow_rule_reopens_and_does_not_close() -> None:
     assert circuit.word == "open"
 
 
+def test_a_ramp_lets_a_growing_share_pass_after_recovery() -> None:
+    """A callee that has just come back is not met by everybody at once."""
+    circuit = Circuit(consecutive_failures=1, probes=1, ramp=10.0)
+    circuit.calls(BAD)
+    circuit.now = 5.0
+    circuit.calls(OK)
+    assert (circuit.word, circuit.state.phase, circuit.state.window) == ("half_open", "ramping", None)
+    shares = []
+    for second in range(10):
+        circuit.now = 5.0 + second
+        passed = 0
+        for _ in range(100):
+            answer = circuit.admit()
+            if not isinstance(answer, Rejection):
+                passed += 1
+                circuit.settle(answer, OK)
+        shares.append(passed)
+    assert shares == [pytest.approx(10 + 9 * second, abs=2) for second in range(10)]
+    circuit.now = 15.0
+    circuit.calls(OK)
+    assert (circuit.word, circuit.rule.share(circuit.state, 15.0)) == ("closed", 1.0)
+    assert circuit.kinds == ["breaker.opened", "breaker.half_opened", "breaker.ramping"]
+
+
+def test_one_failure_while_ramping_reopens_for_longer() -> None:
+    """Instant fall back, and the open time goes on growing."""
+    circuit = Circuit(
+        consecutive_failures=5, failure_ratio=None, probes=1, ramp=10.0, open_for=Backoff(base=1, cap=60, jitter="none")
+    )
+    circuit.calls(*[BAD] * 5)
+    circuit.now = 1.0
+    circuit.calls(OK)
+    while isinstance(answer := circuit.admit(), Rejection):
+        assert answer.retry_after == 1.0
+    circuit.settle(answer, BAD)
+    assert (circuit.word, circuit.state.open_until - circuit.now) == ("open", 2.0)
+
+
 @pytest.mark.parametrize(
     "bad",
     [
+        {"ramp": 0},
         {"consecutive_failures": 0},
         {"consecutive_failures": 1.5},
         {"failure_ratio": 0},

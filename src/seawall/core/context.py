@@ -27,6 +27,7 @@ class Context:
 
     deadline: the moment (monotonic seconds of the clock) at which everything inside must be done, or None.
     attempt: the number of this attempt in the nearest Retry, from 1. depth: how many Retry policies stand around it.
+    retry: where the nearest of them was made, as "file:line", or None.
     priority: "critical", "default" or "sheddable". key: the idempotency key, the same for every attempt, or None.
     connect, read: seconds that the nearest Timeout gives to these parts of a client's call, or None.
     """
@@ -34,6 +35,7 @@ class Context:
     deadline: float | None = None
     attempt: int = 1
     depth: int = 0
+    retry: str | None = None
     priority: Priority = "default"
     key: str | None = None
     connect: float | None = None

@@ -68,6 +68,10 @@ class TimedOut(SeawallError, TimeoutError):
         return _rebuild, (type(self), self.args[0], fields)
 
 
+class NestedRetryWarning(UserWarning):
+    """A Retry runs inside another one, so their attempts multiply. Code SW010; filter it by this category."""
+
+
 class Misplaced(SeawallError, TypeError):
     """A policy or decorator stands where it cannot work; the message says what to do instead."""
 

@@ -25,6 +25,7 @@ class BreakerSnapshot:
 
     state: see `CircuitBreaker.state`. calls, failed, slow: what the window holds while closed, else 0. streak: failures in
     a row. retry_after: seconds until it lets a probe through, 0 when it is not open. probes_out: probes that run now.
+    share: the share of calls that pass now, in [0, 1].
     opened: how often it opened; rejected: how many calls it refused (or would have, while observing); both since made.
     """
 
@@ -37,6 +38,7 @@ class BreakerSnapshot:
     streak: int
     retry_after: float
     probes_out: int
+    share: float
     opened: int
     rejected: int
 
@@ -57,6 +59,8 @@ class CircuitBreaker(Guarding[BreakerState]):
         the answer; the failure_ratio holds for them too.
     probes_at_once: of these, how many may run at the same time, in [1, probes]. Default 1.
     probe_lease: seconds after which a probe that has not come back counts as failed. Default None = open_for.
+    ramp: seconds over which the share of calls that pass grows from a tenth to all after it has recovered, > 0; one failure
+        meanwhile reopens it. `state` says "half_open" for so long. Default None = all pass at once.
     failures: what counts as a failure: exception types (all others say nothing), or a predicate over the error or the
         result. Default None = the pipeline's classifier: every exception but cancellation, our own rejections and permanent
         errors (4xx, ValueError, TypeError).
@@ -83,6 +87,7 @@ class CircuitBreaker(Guarding[BreakerState]):
         probes: int = 3,
         probes_at_once: int = 1,
         probe_lease: float | str | None = None,
+        ramp: float | str | None = None,
         failures: Failures | None = None,
         name: str | None = None,
         clock: Clock | None = None,
@@ -99,6 +104,7 @@ class CircuitBreaker(Guarding[BreakerState]):
             probes=probes,
             probes_at_once=probes_at_once,
             probe_lease=probe_lease,  # type: ignore[arg-type]
+            ramp=ramp,  # type: ignore[arg-type]
         )
         self._failures, self._types = _read_failures(failures)
         self.keyed = False
@@ -191,6 +197,7 @@ class CircuitBreaker(Guarding[BreakerState]):
             streak=counts.streak if counts else 0,
             retry_after=max(0.0, state.open_until - now) if state.phase == "open" else 0.0,
             probes_out=len(state.out),
+            share=self.rule.share(state, now),
             opened=state.opened,
             rejected=self.rejected,
         )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+import warnings
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextvars import Token
 from dataclasses import dataclass, replace
@@ -12,7 +14,7 @@ from typing import Any, Final, Literal
 from seawall.core import units
 from seawall.core.clock import Clock
 from seawall.core.context import VARIABLE, Context
-from seawall.core.errors import Rejected, TimedOut
+from seawall.core.errors import NestedRetryWarning, Rejected, TimedOut
 from seawall.core.outcome import Kind, Repeat, Verdict, hint
 from seawall.core.runtime import refuse_under_loop
 from seawall.pipeline import guard_sync
@@ -62,6 +64,8 @@ class Retry(Policy):
     budget: the share of traffic that may be retries. Default a RetryBudget() of its own; None = no budget.
     cost: what one retry takes from the budget, > 0, or a function of the call's arguments, for calls of unlike weight. Default 1.
     retry_after_cap: seconds up to which a callee's Retry-After is obeyed, >= 0; it can only lengthen a wait. Default 60.
+    nested: what to do inside another Retry, whose attempts would multiply with these: "warn" (default) says so once, naming
+        both source lines; "yield" makes one attempt and leaves the rest to the outer one; "allow" says nothing.
     name, clock: see `Policy`.
 
     The last error leaves as it came, with a note (PEP 678) that says why no further attempt was made. A wait that cannot fit
@@ -80,6 +84,7 @@ class Retry(Policy):
         budget: RetryBudget | None = _OWN,
         retry_after_cap: float | str = 60,
         cost: float | Callable[..., float] = 1.0,
+        nested: Literal["warn", "yield", "allow"] = "warn",
         name: str | None = None,
         clock: Clock | None = None,
     ) -> None:
@@ -91,10 +96,13 @@ class Retry(Policy):
         self.cost = cost if callable(cost) else units.number("cost", cost, least=1e-9)
         self.budget = RetryBudget(clock=clock) if budget is _OWN else budget
         self.on = on
+        self.nested = units.one_of("nested", nested, ("warn", "yield", "allow"))
+        self.made_at = _caller()
         self._types, self._predicate = _read_on(on)
         self.may_wait = attempts > 1
         self.retried = 0
         self.gave_up = 0
+        self._warned = False
 
     def adopt(self, name: str, clock: Clock | None) -> None:
         """Take the budget along."""
@@ -114,6 +122,23 @@ class Retry(Policy):
         """The attempts of a loop: `for attempt in retry.attempts(): with attempt: ...`, and `async for` too."""
         return Attempts(self)
 
+    def attempts_inside(self, outer: str | None) -> int:
+        """How many attempts to make inside a Retry that was made at `outer`, or None; tells of it as asked."""
+        if outer is None or self.nested == "allow" or self.rule.attempts == 1:
+            return self.rule.attempts
+        if self.nested == "yield":
+            return 1
+        if not self._warned:
+            self._warned = True
+            self.emit("retry.nested", outer=outer, inner=self.made_at)
+            warnings.warn(
+                f"SW010: the Retry made at {self.made_at} runs inside the one made at {outer}: their attempts multiply. "
+                'Retry at one layer only, or say nested="yield" or nested="allow" on the inner one',
+                NestedRetryWarning,
+                stacklevel=2,
+            )
+        return self.rule.attempts
+
     def snapshot(self) -> RetrySnapshot:
         """What it holds now."""
         budget = None if self.budget is None else self.budget.snapshot()
@@ -122,6 +147,7 @@ class Retry(Policy):
     def restart(self) -> None:
         """Forget what was counted."""
         self.retried = self.gave_up = 0
+        self._warned = False
 
     def worth(self, error: Exception, run: Run) -> Verdict | None:
         """The verdict of an error that is worth another try, or None."""
@@ -160,6 +186,7 @@ class Course:
         "_previous",
         "_token",
         "failed",
+        "most",
         "number",
         "pause",
         "policy",
@@ -178,9 +205,10 @@ class Course:
         self._previous: float | None = None
         self._began = run.port.now()
         self._token: Token[Context] | None = None
+        context = VARIABLE.get()
+        self.most = policy.attempts_inside(context.retry)
         if not in_loop:  # a loop's body is the caller's own code: its context is not ours to change
-            context = VARIABLE.get()
-            self._token = VARIABLE.set(replace(context, attempt=1, depth=context.depth + 1))
+            self._token = VARIABLE.set(replace(context, attempt=1, depth=context.depth + 1, retry=policy.made_at))
 
     def again(self, error: Exception) -> bool:
         """Whether to try again after `error`; if so, `pause` is set and the budget is charged."""
@@ -235,7 +263,7 @@ class Course:
     def _schedule(self, verdict: Verdict, error: Exception | None) -> str | None:
         """Charge for and prepare another attempt; or say why there is none."""
         policy, rule, port = self.policy, self.policy.rule, self.run.port
-        if self.number >= rule.attempts:
+        if self.number >= self.most:
             return "no attempts left"
         pause = rule.wait(self.number, port.random(), self._previous, verdict.retry_after)
         now = port.now()
@@ -302,6 +330,14 @@ def may_repeat(verdict: Verdict, run: Run) -> bool:
     if verdict.repeat is Repeat.IDEMPOTENT:
         return run.identity.idempotent
     return verdict.repeat is Repeat.ALWAYS
+
+
+def _caller() -> str:
+    """Where our user's code stands, as "file:line": the first frame outside this package."""
+    frame = sys._getframe(1)
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith("seawall."):
+        frame = frame.f_back
+    return f"{frame.f_code.co_filename}:{frame.f_lineno}"
 
 
 def _ours(error: Exception) -> bool:

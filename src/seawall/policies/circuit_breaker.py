@@ -5,7 +5,8 @@ epoch it was issued in: what settles with the permit of another epoch changes no
 
 closed    -- failures in a row, failure ratio or slow ratio reached --> open
 open      -- its time is over, seen at the next admission          --> half_open
-half_open -- the probes' verdict is decided                        --> closed, or open for a longer time
+half_open -- the probes' verdict is decided                        --> closed (or ramping), or open for a longer time
+ramping   -- a growing share of calls passes; one failure reopens   --> closed after `ramp` seconds, or open
 """
 
 from __future__ import annotations
@@ -30,10 +31,11 @@ from seawall.policies.windows import (
     Window,
 )
 
-Phase = Literal["closed", "open", "half_open"]
+Phase = Literal["closed", "open", "half_open", "ramping"]
 Mode = Literal["isolated", "disabled", "observing"]
 State = Literal["closed", "open", "half_open", "isolated", "disabled", "observing"]
 
+RAMP_START = 0.1  # the share of calls that passes when a ramp begins
 HINT_CAP = 60.0  # seconds: the longest open time that a callee's Retry-After can ask for
 
 
@@ -63,6 +65,8 @@ class BreakerState:
         "passed",
         "paused",
         "phase",
+        "ramp_credit",
+        "ramp_from",
         "record",
         "rounds",
         "slow",
@@ -80,6 +84,8 @@ class BreakerState:
         self.open_until = 0.0
         self.paused = False
         self.rounds = 0
+        self.ramp_from = 0.0
+        self.ramp_credit = 0.0
         self.out: list[Probe] = []
         self.passed = self.failed = self.slow = self.ignored = 0
 
@@ -99,6 +105,7 @@ class BreakerRule:
     probes: int = 3
     probes_at_once: int = 1
     probe_lease: float | None = None
+    ramp: float | None = None
 
     def __post_init__(self) -> None:
         if self.consecutive_failures is not None:
@@ -118,6 +125,8 @@ class BreakerRule:
         units.whole("probes_at_once", self.probes_at_once, most=self.probes)
         if self.probe_lease is not None:
             object.__setattr__(self, "probe_lease", units.seconds("probe_lease", self.probe_lease))
+        if self.ramp is not None:
+            object.__setattr__(self, "ramp", units.seconds("ramp", self.ramp))
         if self.consecutive_failures is None and self.failure_ratio is None and self.slow_call is None:
             raise ValueError("one of consecutive_failures, failure_ratio and slow_call must be given; all are None")
 
@@ -144,6 +153,8 @@ class BreakerRule:
             return self._refuse(state, "is open", state.open_until - now)
         if state.phase == "half_open":
             return self._admit_probe(state, now, u)
+        if state.phase == "ramping" and not self._ramps_in(state, now):
+            return self._refuse(state, "is ramping up after recovery", (self.ramp or 0.0) / 10)
         assert state.current is not None
         return state.current
 
@@ -173,6 +184,8 @@ class BreakerRule:
             state.current.record(now, SLOW if slow else OK)
             return self._judge(state, now, hint, u) if slow else ()
         state.current.record(now, SLOW_FAILED if slow else FAILED)
+        if state.phase == "ramping":
+            return self._open(state, now, "a call failed while it was ramping up", hint, u)
         return self._judge(state, now, hint, u)
 
     def pause(self, state: BreakerState, now: float, permit: Window | Permit, hint: float) -> Events:
@@ -201,7 +214,13 @@ class BreakerRule:
 
     def state(self, state: BreakerState) -> State:
         """The word for what the circuit does now."""
-        return state.mode or state.phase
+        return state.mode or ("half_open" if state.phase == "ramping" else state.phase)
+
+    def share(self, state: BreakerState, now: float) -> float:
+        """The share of calls that passes now: 1 while closed, growing from a tenth while ramping, 0 while open."""
+        if state.phase == "ramping" and self.ramp is not None:
+            return min(1.0, RAMP_START + (1.0 - RAMP_START) * (now - state.ramp_from) / self.ramp)
+        return float(state.phase == "closed")
 
     # --- half-open
 
@@ -269,7 +288,27 @@ class BreakerRule:
         may_still_be_slow = self.slow_call is not None and state.slow + left >= _share(self.slow_ratio, self.probes)
         if may_still_fail or may_still_be_slow:
             return ()
-        return (*self._close(state, now), Note("breaker.closed", {"probes": state.passed + state.failed}))
+        answered = state.passed + state.failed
+        rounds = state.rounds
+        self._close(state, now)
+        if self.ramp is None:
+            return (Note("breaker.closed", {"probes": answered}),)
+        state.phase, state.ramp_from, state.ramp_credit, state.rounds = "ramping", now, 0.0, rounds
+        self._publish(state)
+        return (Note("breaker.ramping", {"probes": answered, "for": self.ramp}),)
+
+    def _ramps_in(self, state: BreakerState, now: float) -> bool:
+        """Whether the next call is in the share that passes; at the end of the ramp the circuit is closed."""
+        share = self.share(state, now)
+        if share >= 1.0:
+            state.phase, state.rounds = "closed", 0
+            self._publish(state)
+            return True
+        state.ramp_credit += share
+        if state.ramp_credit < 1.0:
+            return False
+        state.ramp_credit -= 1.0
+        return True
 
     @property
     def failures_to_reopen(self) -> int:
