@@ -219,6 +219,14 @@ def test_a_sliding_log_is_exact_at_its_edges() -> None:
     assert rule.decide(state, 1.25).retry_after == 0.25
 
 
+def test_a_sliding_log_keeps_one_entry_per_moment_in_order() -> None:
+    """Its memory is bounded by moments, and a clock that reads back must not put an old entry behind a new one."""
+    rule, state = make("9/10s", algorithm="sliding_log")
+    for at in (1.0, 1.0, 2.0, 1.5):
+        assert rule.take(state, at)
+    assert list(state.value("").entries) == [(10**9, 2), (2 * 10**9, 2)]
+
+
 # --- several limits
 
 
@@ -304,6 +312,15 @@ def test_a_wait_that_cannot_fit_is_refused_at_once_with_the_queue_counted_in() -
     assert refused.retry_after == pytest.approx(0.3)
     assert refused.reason == "has spent 10/1s burst 1; the call could pass in 0.3 s, with 2 waiting before it"
     assert isinstance(rule.admit(state, 0.0, "", 1, 0.3), Turn)
+
+
+def test_a_late_queue_is_counted_from_now() -> None:
+    """When nobody looked for a while, what filled up meanwhile is the burst and no more."""
+    rule, state = make("10/s burst 2")
+    queue_of(rule, state, 2, 2, 2)
+    refused = rule.admit(state, 60.0, "", 2, 60.0)
+    assert isinstance(refused, Rejection)
+    assert refused.retry_after == pytest.approx(0.6)
 
 
 def test_a_full_queue_and_no_queue_refuse() -> None:

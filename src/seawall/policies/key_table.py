@@ -62,7 +62,8 @@ class KeyTable:
             self.evict(at, drained)
 
     def evict(self, at: int, drained: Callable[[Any, int], bool]) -> None:
-        """Drop what is drained in the two slots under the hand; the last slot's key takes the place of one that goes."""
+        """Drop what is drained in the two slots under the hand; the last slot's key takes the place of one that goes. The
+        hand goes two slots down before it looks again, so it needs no bound here."""
         ring, values = self.ring, self.values
         places = {self.hand % len(ring), (self.hand + 1) % len(ring)}
         for place in sorted(places, reverse=True):
@@ -71,4 +72,3 @@ class KeyTable:
                 ring[place] = ring[-1]
                 ring.pop()
                 del values[key]
-        self.hand = min(self.hand, len(ring) - 2)
