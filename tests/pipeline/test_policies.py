@@ -760,6 +760,9 @@ def test_explain_works_out_the_worst_case() -> None:
         ((sw.CircuitBreaker(), sw.Retry()), "SW002"),
         ((sw.Retry(budget=None),), "SW003"),
         ((sw.Timeout(0.2), sw.Retry(5)), "SW004"),
+        ((sw.Hedge(), sw.Retry()), "SW005"),
+        ((sw.Fallback(0), sw.CircuitBreaker()), "SW006"),
+        ((sw.Bulkhead(1), sw.RateLimiter("1/s", wait=1)), "SW007"),
         ((sw.Keyed("x", lambda x: sw.CircuitBreaker(failure_ratio=None)), sw.Retry()), "SW002"),
     ],
 )
@@ -768,8 +771,44 @@ def test_explain_finds_what_would_surprise(policies: tuple[sw.Policy, ...], code
     findings = {finding.code: finding for finding in sw.Pipeline(*policies).explain().findings}
     assert code in findings
     assert findings[code].fix in str(findings[code])
-    clean = sw.Pipeline(sw.Timeout(30, sync="thread"), sw.Retry(), sw.CircuitBreaker(), sw.Fallback(0), sw.Bulkhead(1))
+    budget = sw.RetryBudget()
+    clean = sw.Pipeline(
+        sw.Fallback(0, on=OSError),
+        sw.Timeout(30, sync="thread"),
+        sw.Retry(budget=budget),
+        sw.Hedge("p95", budget=budget),
+        sw.CircuitBreaker(),
+        sw.RateLimiter("1/s", wait=1),
+        sw.Bulkhead(1),
+    )
     assert clean.explain().findings == ()
+
+
+def test_explain_counts_copies_and_the_share_of_capacity_that_is_safe() -> None:
+    """A retrying client keeps a collapse up when load times attempts per call is above one."""
+    budget = sw.RetryBudget(0.25)
+    told = sw.Pipeline(sw.Retry(3, budget=budget), sw.Hedge(copies=2, budget=budget)).explain()
+    assert (told.attempts, told.load_factor, told.safe_load) == (9, 1.25, 0.8)
+    bare = sw.Pipeline(sw.Retry(3, budget=None), sw.Hedge(copies=1, budget=None)).explain()
+    assert (bare.attempts, bare.load_factor, bare.safe_load) == (6, 6, pytest.approx(1 / 6, abs=1e-5))
+    assert sw.Pipeline(sw.Hedge("p99")).explain().load_factor == 1.1
+    assert "after p99" in str(sw.Pipeline(sw.Hedge("p99")).explain())
+
+
+def test_the_recommended_order_is_found_from_any_order() -> None:
+    """Nobody should have to know it by heart."""
+    policies = [
+        sw.Timeout(2, name="attempt"), sw.Bulkhead(5), sw.Fallback(0), sw.RateLimiter("1/s"), sw.CircuitBreaker(),
+        sw.Timeout(10, name="total"), sw.Hedge(), sw.Retry(),
+    ]  # fmt: skip
+    pipeline = sw.Pipeline.recommended(*policies, name="stock")
+    kinds = ["fallback", "total", "retry", "hedge", "circuit_breaker", "rate_limiter", "bulkhead", "attempt"]
+    assert [policy.name for policy in pipeline.policies] == kinds
+    assert [p.name for p in sw.Pipeline.recommended(sw.Timeout(1), sw.Retry()).policies] == ["retry", "timeout"]
+    with pytest.raises(ValueError, match="want the same place"):
+        sw.Pipeline.recommended(sw.Retry(), sw.Retry())
+    with pytest.raises(TypeError, match="no recommended place"):
+        sw.Pipeline.recommended(sw.RetryBudget())
 
 
 # --- threads

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from seawall.pipeline.breaker import CircuitBreaker
 from seawall.pipeline.bulkhead import Bulkhead
 from seawall.pipeline.fallback import Fallback
+from seawall.pipeline.hedge import Hedge
 from seawall.pipeline.keyed import Keyed
 from seawall.pipeline.retry import Retry
 from seawall.pipeline.timeout import Timeout
@@ -40,7 +41,8 @@ class Explanation:
     """One pipeline, explained; `str()` of it is for people.
 
     attempts: how often the callee is called for one call, at most. wall_time: seconds until the caller has an answer, at
-    most; inf when nothing bounds it. load_factor: attempts per call in the long run while every call fails.
+    most; inf when nothing bounds it. load_factor: attempts per call in the long run while every call fails. safe_load: the
+    share of the callee's capacity up to which its collapse cannot be kept up by our repetitions alone, 1 / load_factor.
     findings: what would surprise. lines: the policies in order, in words.
     """
 
@@ -48,12 +50,14 @@ class Explanation:
     attempts: int
     wall_time: float
     load_factor: float
+    safe_load: float
     findings: tuple[Finding, ...]
     lines: tuple[str, ...]
 
     def __str__(self) -> str:
         bound = "no limit" if self.wall_time == float("inf") else f"{self.wall_time:g} s"
         head = f"{self.name}: at most {self.attempts} attempts, {bound}, load x{self.load_factor:g} while all calls fail"
+        head += f" (no retry storm below {self.safe_load:.0%} of capacity)"
         return "\n".join((head, *(f"  {line}" for line in self.lines), *map(str, self.findings)))
 
 
@@ -65,11 +69,15 @@ def explain(pipeline: Pipeline) -> Explanation:
         if isinstance(policy, Retry):
             attempts *= policy.rule.attempts
             load *= _load_of(policy)
+        if isinstance(policy, Hedge):
+            attempts *= policy.rule.copies + 1
+            load *= _load_of_hedge(policy, policies)
     return Explanation(
         name=pipeline.name,
         attempts=attempts,
         wall_time=_wall_time(policies),
         load_factor=round(load, 6),
+        safe_load=round(1 / load, 6),
         findings=tuple(_findings(policies)),
         lines=tuple(f"{shown.name}: {_words(policy)}" for shown, policy in zip(pipeline.policies, policies, strict=True)),
     )
@@ -96,6 +104,13 @@ def _load_of(retry: Retry) -> float:
     return min(float(retry.rule.attempts), 1.0 + retry.budget.rule.ratio)
 
 
+def _load_of_hedge(hedge: Hedge, policies: list[Policy]) -> float:
+    if hedge.budget is None:
+        return 1.0 + hedge.rule.copies
+    shared = any(isinstance(policy, Retry) and policy.budget is hedge.budget for policy in policies)
+    return 1.0 if shared else min(1.0 + hedge.rule.copies, 1.0 + hedge.budget.rule.ratio)
+
+
 def _words(policy: Policy) -> str:
     """One policy in a few words."""
     words: list[tuple[type[Policy], Callable[[Any], str]]] = [
@@ -103,9 +118,14 @@ def _words(policy: Policy) -> str:
         (Retry, lambda p: f"up to {p.rule.attempts} attempts, waits up to {p.rule.longest_wait():g} s in all"),
         (CircuitBreaker, _breaker_words),
         (Bulkhead, lambda p: f"{p.rule.limit} at once, {p.rule.queue} may wait"),
+        (Hedge, lambda p: f"up to {p.rule.copies} more copies, after {_after(p.rule.after)}"),
         (Fallback, lambda _: "another answer on failure"),
     ]
     return next((say(policy) for kind, say in words if isinstance(policy, kind)), policy.kind.replace("_", " "))
+
+
+def _after(after: float | str) -> str:
+    return after if isinstance(after, str) else f"{after:g} s"
 
 
 def _breaker_words(breaker: CircuitBreaker) -> str:
@@ -141,6 +161,7 @@ def _findings(policies: list[Policy]) -> Iterator[Finding]:
                 "put the circuit breaker inside Retry.",
             )
     yield from _retry_findings(policies, retries)
+    yield from _order_findings(policies)
 
 
 def _retry_findings(policies: list[Policy], retries: list[int]) -> Iterator[Finding]:
@@ -163,4 +184,35 @@ def _retry_findings(policies: list[Policy], retries: list[int]) -> Iterator[Find
                 retry.name,
                 f"its waits of up to {retry.rule.longest_wait():g} s do not fit the outer limit of {min(outer):g} s.",
                 "raise the limit, or lower attempts or the backoff's cap.",
+            )
+
+
+def _order_findings(policies: list[Policy]) -> Iterator[Finding]:
+    """Pairs of policies that are fine alone and surprise together."""
+    budgets = [policy.budget for policy in policies if isinstance(policy, (Retry, Hedge)) and policy.budget is not None]
+    for index, policy in enumerate(policies):
+        inside = policies[index + 1 :]
+        if isinstance(policy, Hedge) and len(set(map(id, budgets))) > 1:
+            yield Finding(
+                "SW005",
+                "warning",
+                policy.name,
+                "it and Retry have a budget each, so together they may send twice the share.",
+                "give both the same RetryBudget.",
+            )
+        if isinstance(policy, Fallback) and policy.hides_rejections and any(isinstance(p, CircuitBreaker) for p in inside):
+            yield Finding(
+                "SW006",
+                "note",
+                policy.name,
+                "it answers for an open circuit too, so nobody sees the outage.",
+                "watch the event fallback.used, or leave our rejections out with on=.",
+            )
+        if isinstance(policy, Bulkhead) and any(getattr(p, "wait", 0) and p.kind == "rate_limiter" for p in inside):
+            yield Finding(
+                "SW007",
+                "warning",
+                policy.name,
+                "a seat is held while the call inside waits for a token.",
+                "put the RateLimiter outside the Bulkhead.",
             )

@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any
 
 from seawall.core.clock import Clock
+from seawall.core.errors import CircuitOpen
 from seawall.pipeline.policy import Layer, Policy
 from seawall.pipeline.run import Run
 
@@ -47,6 +48,11 @@ class Fallback(Policy):
         self._answer = answer
         self._types, self._predicate = _read_on(on)
         self.used = 0
+
+    @property
+    def hides_rejections(self) -> bool:
+        """Whether it answers for our own refusals, as far as its types say."""
+        return self._predicate is None and issubclass(CircuitOpen, self._types)
 
     def layer(self, twins: Any, inner: Layer) -> Layer:
         """Answer for what is inside."""

@@ -73,6 +73,25 @@ class Pipeline(Verbs):
         self._async: Layer | None = None
         self._streams: dict[str, tuple[Layer, Layer]] = {}
 
+    @classmethod
+    def recommended(
+        cls,
+        *policies: Policy,
+        name: str | None = None,
+        clock: Clock | None = None,
+        classifier: Classifier | None = None,
+        observe: bool = False,
+    ) -> Pipeline:
+        """A pipeline of these policies, given in any order, in the recommended one (docs/patterns/pipeline.md).
+
+        Of two timeouts the longer one bounds the whole call, the shorter one each attempt; a single one bounds each attempt if
+        there is a Retry. Raises ValueError for two policies of one kind, TypeError for a kind without a recommended place.
+        """
+        from seawall.pipeline.order import in_order
+
+        ordered = in_order(policies)
+        return cls(*ordered, name=name, clock=clock, classifier=classifier, observe=observe)
+
     # --- what it is called and what it tells
 
     @property

@@ -1,0 +1,45 @@
+"""The recommended order of a pipeline, written once, each place with its reason."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from seawall.pipeline.policy import Policy
+from seawall.pipeline.timeout import Timeout
+
+PLACES: Final[tuple[tuple[str, str], ...]] = (
+    ("fallback", "outermost: it answers for everything inside"),
+    ("total timeout", "outside Retry: it bounds the whole call, waits included"),
+    ("retry", "outside everything that refuses, so that each attempt is asked for anew"),
+    ("hedge", "inside Retry: the copies are one attempt"),
+    ("keyed", "where its circuit breaker would stand"),
+    ("circuit_breaker", "inside Retry: it sees attempts, and a refused attempt costs nothing"),
+    ("rate_limiter", "outside Bulkhead: nobody holds a seat while waiting for a token"),
+    ("bulkhead", "around the attempt alone: a seat is held only while something runs"),
+    ("thread_bulkhead", "as a bulkhead"),
+    ("timeout", "innermost: the time of one attempt, without our own queues"),
+)
+"""(place, why), outermost first. A place is called after the kind of policy that stands there."""
+
+_RANKS: Final = {place: rank for rank, (place, _) in enumerate(PLACES)}
+
+
+def in_order(policies: tuple[Policy, ...]) -> list[Policy]:
+    """The policies in their recommended places. Raises ValueError for two of one kind, TypeError for one without a place."""
+    ranked: dict[int, Policy] = {}
+    total = _total_of([policy for policy in policies if isinstance(policy, Timeout)])
+    for policy in policies:
+        place = "total timeout" if policy is total else getattr(policy, "kind", "")
+        if place not in _RANKS:
+            raise TypeError(f"{policy!r} has no recommended place; order the pipeline by hand")
+        other = ranked.setdefault(_RANKS[place], policy)
+        if other is not policy:
+            raise ValueError(f"{other!r} and {policy!r} want the same place; order the pipeline by hand")
+    return [ranked[rank] for rank in sorted(ranked)]
+
+
+def _total_of(timeouts: list[Timeout]) -> Timeout | None:
+    """Of two timeouts the longer one is the total."""
+    if len(timeouts) != 2:
+        return None
+    return max(timeouts, key=lambda timeout: timeout.seconds)
