@@ -75,6 +75,7 @@ class Child:
                 async with asyncio.timeout(STOPS_WITHIN):
                     await self._process.wait()
                     break
+        await asyncio.wait(self._readers, timeout=STOPS_WITHIN)  # to its end, so that its pipes are closed
         for reader in self._readers:
             reader.cancel()
         await asyncio.gather(*self._readers, return_exceptions=True)
@@ -132,9 +133,7 @@ class Children:
     async def __aenter__(self) -> Children:
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         await asyncio.gather(*(child.stop() for child in self._all))
 
 

@@ -1,4 +1,4 @@
-"""What both tellings come to, in words. Pure: figures in, lines out; no line is wider than 100 columns."""
+"""What both tellings come to, in words. Pure: figures in, lines out; what is meant to be read fits 79 columns."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Final
 from seawall.demo.figures import Figures, Part, better
 from seawall.demo.story import BACK, DEADLINE, PAYMENT_RATE, SEATS, Story
 
-WIDTH: Final = 100
+WIDTH: Final = 79
 HEADING: Final = (
     f"{'second':>6}  {'phase':<13}{'offered':>8}{'good':>6}{'pending':>9}{'lost':>6}{'p50':>8}{'p99':>8}"
     f"{'calls':>7}{'refused':>9}{'retries':>9}  breaker"
@@ -38,7 +38,7 @@ def opening(story: Story, seed: int) -> list[str]:
 def title(story: Story, kind: str) -> str:
     """Above each telling."""
     if kind == "bare":
-        return f"BARE: a time-out of {story.patience:.2g} s and three retries at once, as it is often written by hand"
+        return f"BARE: a time-out of {story.patience:.2g} s and three retries at once, as often written by hand"
     return "GUARDED: the same calls through two Seawall pipelines"
 
 
@@ -102,7 +102,7 @@ class _Counts(dict[str, int]):
 def verdict(bare: Figures, guarded: Figures) -> str:
     """The last word."""
     if better(bare, guarded):
-        return "Guarded was better: more orders paid in time, fewer calls to the broken service, an earlier recovery."
+        return "Guarded was better: more orders paid, fewer calls hit, earlier recovery."
     return "Guarded was NOT better in all three of goodput, calls to the broken service and recovery."
 
 
@@ -112,16 +112,16 @@ def ending(guarded_file: str) -> list[str]:
         "What to look at next",
         f"  {guarded_file}",
         "    the two pipelines that made the difference; bare.py beside it is the same without them",
-        "  seawall demo --seed 7 --json shop.json    another day in the shop, with all figures in a file",
-        "  README.md                                 the first guarded call of your own, in five lines",
+        "  seawall demo --seed 7 --json shop.json",
+        "    another day in the shop, with all its figures in a file",
+        "  README.md",
+        "    the first guarded call of your own, in five lines",
     ]
 
 
 def _wrapped(sentences: list[str]) -> list[str]:
     return [
-        line
-        for sentence in sentences
-        for line in textwrap.wrap(sentence, WIDTH, initial_indent="  - ", subsequent_indent="    ")
+        line for sentence in sentences for line in textwrap.wrap(sentence, WIDTH, initial_indent="  - ", subsequent_indent="    ")
     ]
 
 

@@ -144,7 +144,7 @@ _SCENES: Final = (
     (
         0.20,
         0.34,
-        _scene(BROKEN[1], "it hangs: calls arrive, answers do not", slowdown=8.0, faults=Faults(half_open=True)),
+        _scene(BROKEN[1], "it hangs: calls arrive, answers do not", slowdown=12.0, faults=Faults(half_open=True)),
     ),
     (0.25, 0.22, _scene(BACK, "it is well; 40 orders a second")),
     (0.20, 0.16, _scene("traffic x3", "120 orders a second; payment can do 60", rate=3 * CALM_RATE)),

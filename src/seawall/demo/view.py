@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console, Group
 from rich.live import Live
 from rich.table import Table
@@ -14,7 +15,7 @@ from seawall.demo.figures import Part
 from seawall.demo.story import Story
 from seawall.demo.telling import Heard, Kind
 
-COLUMNS = ("second", "offered", "good", "pending", "lost", "p50", "p99", "calls", "refused", "retries")
+COLUMNS = ("at", "offered", "good", "pending", "lost", "p50", "p99", "calls", "refused", "phase", "breaker")
 COLOURS = {"closed": "green", "open": "red", "half_open": "yellow"}
 
 
@@ -99,20 +100,17 @@ class LiveTable:
             self._live = None
 
     def _table(self, rows: list[Part]) -> Table:
-        table = Table(title=self._title, title_justify="left", expand=False, pad_edge=False)
+        table = Table(title=self._title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 0, 0, 1), pad_edge=False)
         for name in COLUMNS:
-            table.add_column(name, justify="right", no_wrap=True)
-        table.add_column("phase", no_wrap=True)
-        table.add_column("breaker", no_wrap=True)
+            table.add_column(name, justify="left" if name in ("phase", "breaker") else "right", no_wrap=True)
         for row in rows:
             table.add_row(*_cells(row))
         return table
 
 
 def _cells(row: Part) -> list[Text | str]:
+    """What `COLUMNS` name; it all fits 80 columns."""
     good = Text(str(row.good), style="green" if row.good >= 0.9 * row.offered else "yellow" if row.good else "red")
-    numbers = (row.calls, row.refused, row.retries)
-    times = (f"{row.p50:.2f}", f"{row.p99:.2f}")
     breaker = Text(row.breaker or "-", style=COLOURS.get(row.breaker, ""))
-    head = (f"{row.begins:.0f}", str(row.offered))
-    return [*head, good, str(row.pending), str(row.lost), *times, *map(str, numbers), row.name, breaker]
+    counts = (str(row.pending), str(row.lost), f"{row.p50:.2f}", f"{row.p99:.2f}", str(row.calls), str(row.refused))
+    return [f"{row.begins:.0f}", str(row.offered), good, *counts, row.name, breaker]

@@ -91,9 +91,7 @@ class FaultProxy:
         self._server = await asyncio.start_server(self._accept, self.host, self._wanted_port, limit=CHUNK_BYTES)
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         server, self._server = self._server, None
         if server is not None:
             server.close()
@@ -107,6 +105,8 @@ class FaultProxy:
         self.faults = _checked(faults)
         if not faults.half_open:
             self._end(connection for connection in self._live if connection.half_open)
+        for connection in self._live:
+            connection.half_open = connection.half_open or faults.half_open
 
     def clear(self) -> None:
         """Nothing is wrong any more."""
@@ -170,7 +170,7 @@ class _Counts:
 class _Connection:
     """One client, and its connection to the upstream unless the wire was dead from the start.
 
-    lost: bytes were swallowed in both directions, so nothing can pass any more. half_open: answers were kept back.
+    lost: bytes were swallowed in both directions, so nothing can pass any more. half_open: answers are kept back.
     resetting: the client is to get an RST when this ends.
     """
 
@@ -182,7 +182,7 @@ class _Connection:
         self._upstream: asyncio.StreamWriter | None = None
         self._asking = False
         self.lost = proxy.faults.black_hole
-        self.half_open = False
+        self.half_open = proxy.faults.half_open
         self.resetting = False
 
     async def run(self) -> None:
@@ -241,7 +241,6 @@ class _Connection:
         while chunk := await answers.read(CHUNK_BYTES):
             faults = self._proxy.faults
             self.lost = self.lost or faults.black_hole
-            self.half_open = self.half_open or faults.half_open
             if self.lost or self.half_open:
                 self._proxy.counts.swallowed_bytes += len(chunk)
                 continue
@@ -258,7 +257,6 @@ class _Connection:
 
     async def _hold_if_half_open(self) -> None:
         """Neither side learns that the other closed; the proxy resets what waits here when the fault is over."""
-        self.half_open = self.half_open or self._proxy.faults.half_open
         if self.half_open:
             await asyncio.Event().wait()
 

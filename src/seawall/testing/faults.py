@@ -19,8 +19,8 @@ class Faults:
     reset: share of connections, in [0, 1], that are reset (TCP RST) when their client next sends something. Default 0.
     black_hole: take everything and pass nothing on, in both directions. What was swallowed does not come back: a
         connection that lost bytes stays dead after the fault is over, until its client gives up. Default False.
-    half_open: what the client sends arrives, answers do not; and neither side learns that the other has closed. Such
-        connections are reset when the fault is over. Default False.
+    half_open: connections that live while it is on lose their way back for good: what the client sends arrives, answers do
+        not, and neither side learns that the other has closed. They are reset when the fault is over. Default False.
     refuse: reset new connections at once; those that live are left alone (see `FaultProxy.cut`). Default False.
 
     Raises ValueError or TypeError naming the parameter, its range and the value given.

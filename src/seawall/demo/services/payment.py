@@ -50,9 +50,17 @@ class Payment:
         """One worker, for ever."""
         while True:
             order, done = await self._line.get()
-            await asyncio.sleep(PAYMENT_TAKES * self.slowdown * self._random.uniform(0.7, 1.3))
+            await self._charge(PAYMENT_TAKES * self._random.uniform(0.7, 1.3))
             self._charges[order] += 1
             done.set_result(None)
+
+    async def _charge(self, left: float) -> None:
+        """Work that would take `left` seconds at full speed; in pieces, so that a change of speed is felt at once."""
+        now = asyncio.get_running_loop().time
+        while left > 0:
+            slowdown, began = self.slowdown, now()
+            await asyncio.sleep(min(left, PAYMENT_TAKES / 6) * slowdown)
+            left -= (now() - began) / slowdown
 
     def hear(self, command: dict[str, Any]) -> None:
         """Change with the scene; tell the totals when asked."""
