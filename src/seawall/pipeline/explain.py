@@ -11,6 +11,7 @@ from seawall.pipeline.bulkhead import Bulkhead
 from seawall.pipeline.fallback import Fallback
 from seawall.pipeline.hedge import Hedge
 from seawall.pipeline.keyed import Keyed
+from seawall.pipeline.limiter import RateLimiter
 from seawall.pipeline.retry import Retry
 from seawall.pipeline.timeout import Timeout
 
@@ -118,6 +119,7 @@ def _words(policy: Policy) -> str:
         (Retry, lambda p: f"up to {p.rule.attempts} attempts, waits up to {p.rule.longest_wait():g} s in all"),
         (CircuitBreaker, _breaker_words),
         (Bulkhead, lambda p: f"{p.rule.limit} at once, {p.rule.queue} may wait"),
+        (RateLimiter, lambda p: f"{', '.join(map(str, p.rule.limits))}, {p.rule.algorithm.replace('_', ' ')}"),
         (Hedge, lambda p: f"up to {p.rule.copies} more copies, after {_after(p.rule.after)}"),
         (Fallback, lambda _: "another answer on failure"),
     ]
