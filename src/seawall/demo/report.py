@@ -81,7 +81,7 @@ def deeds(guarded: Figures) -> list[str]:
         f"The rate limiter held us to the {PAYMENT_RATE} calls a second that payment can do, and turned "
         f"{count['rate_limiter.rejected']} away.",
         f"The retry tried {count['retry.scheduled']} calls again, and its budget refused {count['retry.budget_spent']} "
-        "further tries: retries stay a tenth of the traffic, so that they cannot multiply the load.",
+        "further tries: it keeps retries near a tenth of the traffic, so that they cannot multiply the load.",
         f"The time-outs cut {count['timeout.expired']} calls, and the fallback told {count['fallback.used']} customers that "
         "their order is taken and the payment follows.",
     ]
@@ -111,7 +111,7 @@ def ending(guarded_file: str) -> list[str]:
     return [
         "What to look at next",
         f"  {guarded_file}",
-        "    the two pipelines that made the difference; bare.py beside it is the same without them",
+        "    the two pipelines that made the difference; bare.py beside it has none",
         "  seawall demo --seed 7 --json shop.json",
         "    another day in the shop, with all its figures in a file",
         "  README.md",

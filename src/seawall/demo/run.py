@@ -23,7 +23,7 @@ from seawall.demo.telling import Kind, Telling
 from seawall.demo.view import LiveTable, Plain, View
 
 SPARE: Final = 15.0  # seconds beside both tellings in which everything starts, ends and is cleaned up
-CLEANS_WITHIN: Final = 2.5  # seconds of these that are kept for ending the processes
+CLEANS_WITHIN: Final = 4.0  # seconds of these that are kept for ending the processes
 OK, NOT_BETTER, BROKEN, INTERRUPTED, TERMINATED = 0, 1, 3, 130, 143
 
 

@@ -100,7 +100,7 @@ class LiveTable:
             self._live = None
 
     def _table(self, rows: list[Part]) -> Table:
-        table = Table(title=self._title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 0, 0, 1), pad_edge=False)
+        table = Table(title=self._title, title_justify="left", box=SIMPLE_HEAD, padding=0, pad_edge=False)
         for name in COLUMNS:
             table.add_column(name, justify="left" if name in ("phase", "breaker") else "right", no_wrap=True)
         for row in rows:
