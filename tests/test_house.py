@@ -49,7 +49,7 @@ PURE = {
     "types",
     "typing",
 }
-PURE_FILES = ("policies/", "core/outcome.py", "core/units.py", "saga/plan.py")
+PURE_FILES = ("policies/", "core/outcome.py", "core/kinds.py", "core/clients.py", "core/units.py", "saga/plan.py")
 STANDARD = set(sys.stdlib_module_names)
 
 

@@ -6,6 +6,7 @@ import asyncio
 import pickle
 import socket
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -23,6 +24,10 @@ from seawall.core.outcome import (
 )
 
 CLASSIFIER = DefaultClassifier()
+
+
+def _aws(code: str, status: int, headers: dict[str, str] | None = None) -> dict[str, Any]:
+    return {"Error": {"Code": code}, "ResponseMetadata": {"HTTPStatusCode": status, "HTTPHeaders": headers or {}}}
 
 
 class HttpError(Exception):
@@ -137,3 +142,61 @@ def test_our_errors_survive_a_process_border(error: Exception) -> None:
     assert type(copy) is type(error)
     assert str(copy) == str(error)
     assert vars(copy) == vars(error)
+
+
+def client_error(module: str, *names: str, **attributes: Any) -> BaseException:
+    """An error that looks like a client's: class names from base to leaf, in its module."""
+    kind: type[Exception] = Exception
+    for name in names:
+        kind = type(name, (kind,), {"__module__": module})
+    error = kind(*attributes.pop("args", ()))
+    for name, value in attributes.items():
+        setattr(error, name, value)
+    return error
+
+
+REFUSED = client_error("urllib3.exceptions", "HTTPError", "TimeoutError", "ConnectTimeoutError", "NewConnectionError")
+TOO_OFTEN = client_error("urllib3.exceptions", "HTTPError", "MaxRetryError", reason=REFUSED)
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (client_error("aiohttp.client_exceptions", "ClientConnectionError", "ClientConnectorError"), Kind.NEVER_SENT),
+        (client_error("aiohttp.client_exceptions", "ClientConnectionError", "ServerTimeoutError"), Kind.TIMEOUT),
+        (client_error("aiohttp.client_exceptions", "ServerTimeoutError", "ConnectionTimeoutError"), Kind.CONNECT_TIMEOUT),
+        (client_error("aiohttp.client_exceptions", "ClientResponseError", status=429), Kind.THROTTLED),
+        (client_error("requests.exceptions", "ConnectionError", "ConnectTimeout"), Kind.CONNECT_TIMEOUT),
+        (client_error("requests.exceptions", "ConnectionError", args=(TOO_OFTEN,)), Kind.NEVER_SENT),
+        (client_error("requests.exceptions", "ConnectionError", args=("reset",)), Kind.CONNECTION),
+        (client_error("requests.exceptions", "HTTPError", response=SimpleNamespace(status_code=503)), Kind.OVERLOADED),
+        (TOO_OFTEN, Kind.NEVER_SENT),
+        (client_error("grpc._channel", "RpcError", code=lambda: SimpleNamespace(name="UNAVAILABLE")), Kind.OVERLOADED),
+        (client_error("grpc.aio", "AioRpcError", code=lambda: SimpleNamespace(name="RESOURCE_EXHAUSTED")), Kind.THROTTLED),
+        (client_error("grpc.aio", "AioRpcError", code=lambda: SimpleNamespace(name="INVALID_ARGUMENT")), Kind.PERMANENT),
+        (client_error("redis.exceptions", "RedisError", "ConnectionError", "BusyLoadingError"), Kind.OVERLOADED),
+        (client_error("redis.exceptions", "RedisError", "ResponseError"), Kind.PERMANENT),
+        (client_error("psycopg", "Error", "DatabaseError", "OperationalError", sqlstate=None), Kind.CONNECTION),
+        (client_error("psycopg.errors", "OperationalError", "SerializationFailure", sqlstate="40001"), Kind.CONNECTION),
+        (client_error("psycopg.errors", "IntegrityError", "UniqueViolation", sqlstate="23505"), Kind.PERMANENT),
+        (client_error("psycopg_pool", "PoolTimeout"), Kind.NEVER_SENT),
+        (client_error("asyncpg.exceptions", "CannotConnectNowError", sqlstate="57P03"), Kind.NEVER_SENT),
+        (client_error("asyncpg.exceptions", "TooManyConnectionsError", sqlstate="53300"), Kind.OVERLOADED),
+        (client_error("botocore.exceptions", "HTTPClientError", "ReadTimeoutError"), Kind.TIMEOUT),
+        (client_error("botocore.exceptions", "ClientError", response=_aws("Throttling", 400)), Kind.THROTTLED),
+        (client_error("botocore.exceptions", "ClientError", response=_aws("AccessDenied", 403)), Kind.PERMANENT),
+        (client_error("openai", "APIConnectionError", "APITimeoutError"), Kind.TIMEOUT),
+        (client_error("anthropic", "APIStatusError", status_code=529), Kind.SERVER_ERROR),
+        (client_error("somebody", "Unheard"), Kind.ERROR),
+    ],
+    ids=lambda value: f"{type(value).__module__}.{type(value).__name__}" if isinstance(value, BaseException) else value.value,
+)
+def test_the_errors_of_clients_are_understood_without_importing_them(error: BaseException, kind: Kind) -> None:
+    """Names and fields were checked against the clients' releases of November 2026."""
+    assert CLASSIFIER.error(error).kind is kind
+
+
+def test_a_hint_inside_botocores_dictionary_is_found() -> None:
+    """AWS says how long to wait, too."""
+    error = client_error("botocore.exceptions", "ClientError", response=_aws("SlowDown", 503, {"retry-after": "4"}))
+    assert CLASSIFIER.error(error) == Verdict(Kind.THROTTLED, 4.0)

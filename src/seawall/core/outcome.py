@@ -7,62 +7,26 @@ A classifier turns an error or a result into a `Verdict`. The verdict's kind is 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
-from enum import Enum
 from typing import Any, Final, Protocol, runtime_checkable
 
+from seawall.core.clients import client_response, kind_of_error
 from seawall.core.errors import SeawallError, TimedOut
+from seawall.core.kinds import MEANING, Kind, Outcome, Repeat
 
-
-class Outcome(Enum):
-    """How a policy counts a call: SUCCESS, FAILURE, or IGNORED (says nothing about the callee; permits go back)."""
-
-    SUCCESS = "success"
-    FAILURE = "failure"
-    IGNORED = "ignored"
-
-
-class Repeat(Enum):
-    """When a retry may repeat a call: ALWAYS, only if marked IDEMPOTENT, or NEVER."""
-
-    ALWAYS = "always"
-    IDEMPOTENT = "idempotent"
-    NEVER = "never"
-
-
-class Kind(Enum):
-    """What happened, in the field's words. The value is what events and metrics say."""
-
-    SUCCESS = "success"
-    NEVER_SENT = "never_sent"
-    CONNECT_TIMEOUT = "connect_timeout"
-    CONNECTION = "connection"
-    TIMEOUT = "timeout"
-    OVERLOADED = "overloaded"
-    SERVER_ERROR = "server_error"
-    THROTTLED = "throttled"
-    PERMANENT = "permanent"
-    ERROR = "error"
-    REJECTED = "rejected"
-    CANCELLED = "cancelled"
-
-
-MEANING: Final[Mapping[Kind, tuple[Outcome, Repeat]]] = {
-    Kind.SUCCESS: (Outcome.SUCCESS, Repeat.NEVER),
-    Kind.NEVER_SENT: (Outcome.FAILURE, Repeat.ALWAYS),
-    Kind.CONNECT_TIMEOUT: (Outcome.FAILURE, Repeat.ALWAYS),
-    Kind.CONNECTION: (Outcome.FAILURE, Repeat.IDEMPOTENT),
-    Kind.TIMEOUT: (Outcome.FAILURE, Repeat.IDEMPOTENT),
-    Kind.OVERLOADED: (Outcome.FAILURE, Repeat.IDEMPOTENT),
-    Kind.SERVER_ERROR: (Outcome.FAILURE, Repeat.IDEMPOTENT),
-    Kind.THROTTLED: (Outcome.IGNORED, Repeat.ALWAYS),
-    Kind.PERMANENT: (Outcome.IGNORED, Repeat.NEVER),
-    Kind.ERROR: (Outcome.FAILURE, Repeat.NEVER),
-    Kind.REJECTED: (Outcome.IGNORED, Repeat.NEVER),
-    Kind.CANCELLED: (Outcome.IGNORED, Repeat.NEVER),
-}
-"""The table: how breakers and limits count each kind, and when a retry may repeat it."""
+__all__ = [
+    "SUCCEEDED",
+    "Classifier",
+    "DefaultClassifier",
+    "Kind",
+    "Outcome",
+    "Repeat",
+    "Verdict",
+    "hint",
+    "http_status",
+    "kind_of_status",
+    "parse_retry_after",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,10 +97,10 @@ class DefaultClassifier:
             return Verdict(Kind.CANCELLED)
         if isinstance(error, SeawallError) and not (isinstance(error, TimedOut) and error.started):
             return Verdict(Kind.REJECTED, hint(error))
-        status = http_status(getattr(error, "response", None)) or http_status(error)
+        status = http_status(client_response(error)) or http_status(error)
         if status is not None:
             return Verdict(kind_of_status(status), hint(error))
-        return Verdict(_kind_of_type(type(error)), hint(error))
+        return Verdict(kind_of_error(error) or Kind.ERROR, hint(error))
 
     def result(self, value: Any) -> Verdict:
         """Say what a returned value means: by its HTTP status where it has one, else success."""
@@ -169,7 +133,7 @@ def hint(value: Any) -> float | None:
     stated = getattr(value, "retry_after", None)
     if isinstance(stated, (int, float)) and not isinstance(stated, bool):
         return max(0.0, float(stated)) if not math.isnan(stated) else None
-    headers = getattr(getattr(value, "response", None), "headers", None) or getattr(value, "headers", None)
+    headers = getattr(client_response(value), "headers", None) or getattr(value, "headers", None)
     get = getattr(headers, "get", None)
     if get is None:
         return None
@@ -202,35 +166,5 @@ def _http_date(text: object) -> float | None:
     return float((days - 719469) * 86400 + hour * 3600 + minute * 60 + second)
 
 
-def _kind_of_type(kind: type[BaseException]) -> Kind:
-    for base in kind.__mro__:
-        known = _TYPES.get((base.__module__.partition(".")[0], base.__name__))
-        if known is not None:
-            return known
-    return Kind.ERROR
-
-
 _MONTHS: Final = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 _STATUS: Final = {408: Kind.TIMEOUT, 429: Kind.THROTTLED, 503: Kind.OVERLOADED}
-_TYPES: Final[Mapping[tuple[str, str], Kind]] = {
-    ("builtins", "ConnectionRefusedError"): Kind.NEVER_SENT,
-    ("socket", "gaierror"): Kind.NEVER_SENT,
-    ("builtins", "ConnectionError"): Kind.CONNECTION,
-    ("builtins", "TimeoutError"): Kind.TIMEOUT,
-    ("builtins", "ValueError"): Kind.PERMANENT,
-    ("builtins", "TypeError"): Kind.PERMANENT,
-    **{
-        (client, name): kind
-        for client in ("httpx", "httpx2")
-        for name, kind in {
-            "ConnectError": Kind.NEVER_SENT,
-            "PoolTimeout": Kind.NEVER_SENT,
-            "ConnectTimeout": Kind.CONNECT_TIMEOUT,
-            "TimeoutException": Kind.TIMEOUT,
-            "NetworkError": Kind.CONNECTION,
-            "RemoteProtocolError": Kind.CONNECTION,
-            "UnsupportedProtocol": Kind.PERMANENT,
-        }.items()
-    },
-}
-"""Exception types by (top package, name), so that no client library is imported to know its errors."""

@@ -262,7 +262,7 @@ class BreakerRule:
         hint: float | None,
         u: float,
     ) -> Events:
-        if probe.epoch != state.epoch or probe not in state.out:
+        if probe not in state.out:
             return ()
         state.out.remove(probe)
         if outcome is Outcome.IGNORED:
