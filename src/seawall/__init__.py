@@ -38,6 +38,8 @@ if TYPE_CHECKING:
     from seawall.core.outcome import Outcome as Outcome
     from seawall.core.outcome import Verdict as Verdict
     from seawall.core.units import Limit as Limit
+    from seawall.core.wire import incoming as incoming
+    from seawall.core.wire import outgoing_headers as outgoing_headers
     from seawall.pipeline.breaker import CircuitBreaker as CircuitBreaker
     from seawall.pipeline.bulkhead import Bulkhead as Bulkhead
     from seawall.pipeline.fallback import Fallback as Fallback
@@ -76,6 +78,7 @@ _NAMES = {
     "core.events": ("Event", "Sink"),
     "core.outcome": ("Classifier", "DefaultClassifier", "Kind", "Outcome", "Verdict"),
     "core.units": ("Limit",),
+    "core.wire": ("incoming", "outgoing_headers"),
     "pipeline.breaker": ("CircuitBreaker",),
     "pipeline.bulkhead": ("Bulkhead",),
     "pipeline.fallback": ("Fallback",),
@@ -135,6 +138,8 @@ __all__ = [
     "current",
     "deadline",
     "detached",
+    "incoming",
+    "outgoing_headers",
     "priority",
     "remaining",
     "testing",

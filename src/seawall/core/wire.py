@@ -1,0 +1,96 @@
+"""What of the context crosses to another service, as headers, and back in at its door.
+
+Remaining milliseconds travel, never a moment: two machines' clocks need not agree, and a skewed one cannot make a deadline lie.
+At the door nothing is believed beyond its bounds: a deadline may only shrink what the server allows anyway.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Final
+
+from seawall.core import clock as clocks
+from seawall.core import units
+from seawall.core.context import PRIORITIES, VARIABLE, Context, Priority
+from seawall.core.events import Event, everywhere
+
+REMAINING: Final = "Seawall-Remaining-Ms"
+ATTEMPT: Final = "Seawall-Attempt"
+PRIORITY: Final = "Seawall-Priority"
+KEY: Final = "Idempotency-Key"
+LONGEST_VALUE: Final = 128  # characters of a header that are looked at
+MOST_ATTEMPTS: Final = 1000
+
+
+def outgoing_headers() -> dict[str, str]:
+    """The headers that tell the callee of this call: remaining milliseconds, attempt, priority, idempotency key.
+
+    Only what is there is sent: no deadline, no header. Milliseconds are whole, rounded down, >= 0.
+    """
+    context = VARIABLE.get()
+    headers: dict[str, str] = {}
+    if context.deadline is not None:
+        left = max(0.0, context.deadline - clocks.default().monotonic())
+        headers[REMAINING] = str(int(left * 1000))
+    if context.attempt > 1:
+        headers[ATTEMPT] = str(context.attempt)
+    if context.priority != "default":
+        headers[PRIORITY] = context.priority
+    if context.key is not None:
+        headers[KEY] = context.key
+    return headers
+
+
+@contextmanager
+def incoming(
+    headers: Mapping[str, str], *, longest: float | str = 60, trusted: bool = True, dark: bool = False
+) -> Iterator[Context]:
+    """Serve a request under the context that its headers bring. Yields the context that holds inside.
+
+    headers: of the request; looked up as they are and in lower case.
+    longest: seconds that a request may have at most, > 0; a caller's deadline can only shrink it. Default 60.
+    trusted: whether the caller's priority and attempt are believed. Default True.
+    dark: only tell, by the event "deadline.dark", what the caller's deadline would have been. Default False.
+    Values that are no plain numbers or known words, or too long, are ignored. Raises ValueError or TypeError for `longest`.
+    """
+    clock = clocks.default()
+    limit = units.seconds("longest", longest)
+    asked = _remaining(_value(headers, REMAINING))
+    seconds = limit if asked is None or dark else min(limit, asked)
+    if dark and asked is not None:
+        everywhere.emit(Event("deadline.dark", "wire", clock.monotonic(), None, {"remaining": asked}))
+    moment = clock.monotonic() + seconds
+    before = VARIABLE.get()
+    if before.deadline is not None:
+        moment = min(moment, before.deadline)
+    context = replace(before, deadline=moment, key=_value(headers, KEY))
+    if trusted:
+        context = replace(context, attempt=_attempt(_value(headers, ATTEMPT)), priority=_priority(_value(headers, PRIORITY)))
+    token = VARIABLE.set(context)
+    try:
+        yield context
+    finally:
+        VARIABLE.reset(token)
+
+
+def _value(headers: Mapping[str, str], name: str) -> str | None:
+    value = headers.get(name)
+    if value is None:
+        value = headers.get(name.lower())
+    usable = isinstance(value, str) and 0 < len(value) <= LONGEST_VALUE and value.isascii() and value.isprintable()
+    return value if usable else None
+
+
+def _remaining(value: str | None) -> float | None:
+    return int(value) / 1000 if value is not None and value.isdigit() and len(value) <= 12 else None
+
+
+def _attempt(value: str | None) -> int:
+    number = int(value) if value is not None and value.isdigit() and len(value) <= 6 else 1
+    return number if 1 <= number <= MOST_ATTEMPTS else 1
+
+
+def _priority(value: str | None) -> Priority:
+    return next((word for word in PRIORITIES if word == value), "default")
