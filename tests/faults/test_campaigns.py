@@ -162,3 +162,41 @@ def test_whole_pipelines_survive_random_storms(soak_seconds: float, soak_seed: i
         asyncio.run(one_storm(soak_seed * 1_000_003 + storm))
         storm += 1
     print(f"{storm} storms of 300 calls")
+
+
+def test_no_window_of_any_length_holds_more_than_the_limit_allows(soak_seconds: float, soak_seed: int) -> None:
+    """L1 in real time with 16 threads: in every window at most rate * length + burst, judged by the times around each call."""
+    rate, burst = 20_000, 300
+    limiter = sw.RateLimiter(f"{rate}/s burst {burst}")
+    until = time.monotonic() + soak_seconds
+    logs: list[list[tuple[float, float]]] = [[] for _ in range(16)]
+
+    def work(log: list[tuple[float, float]], seed: int) -> None:
+        draw = random.Random(seed)
+        while True:
+            before = time.monotonic()
+            if before > until:
+                return
+            if limiter.try_acquire():
+                log.append((before, time.monotonic()))
+            elif draw.random() < 0.3:
+                time.sleep(draw.random() * 0.001)
+
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    try:
+        crew = [threading.Thread(target=work, args=[log, soak_seed + number]) for number, log in enumerate(logs)]
+        for worker in crew:
+            worker.start()
+        for worker in crew:
+            worker.join(soak_seconds + 60)
+    finally:
+        sys.setswitchinterval(before)
+    admitted = sorted(entry for log in logs for entry in log)
+    assert len(admitted) > rate * soak_seconds * 0.05
+    latest = [after for _, after in admitted]
+    for size in {burst + 1, burst * 2, burst * 5, len(admitted) // 2, len(admitted) - 1}:
+        for first in range(0, len(admitted) - size, max(1, size // 50)):
+            length = max(latest[first : first + size]) - admitted[first][0]
+            assert size <= rate * length + burst + 1, (size, length)
+    print(f"{len(admitted)} admissions in {soak_seconds:g} s")

@@ -817,7 +817,7 @@ def test_the_recommended_order_is_found_from_any_order() -> None:
 
 def test_a_thread_that_is_given_up_on_keeps_its_seat_until_it_ends() -> None:
     """A limit of one never means one live call plus the ones nobody waits for."""
-    go_on, pipeline = threading.Event(), sw.Pipeline(sw.Bulkhead(1), sw.Timeout(0.05, sync="thread"))
+    go_on, pipeline = threading.Event(), sw.Pipeline(sw.Bulkhead(1), sw.Timeout(0.5, sync="thread"))
     bulkhead, timeout = pipeline.policy(sw.Bulkhead), pipeline.policy(sw.Timeout)
     ended = threading.Event()
 
@@ -845,7 +845,7 @@ def test_a_retry_around_abandoned_threads_keeps_every_seat_apart() -> None:
     first = threading.Event()
     calls: list[int] = []
     pipeline = sw.Pipeline(
-        sw.Retry(2, on=sw.TimedOut, backoff=sw.Backoff(base=0.001)), sw.Bulkhead(2), sw.Timeout(0.05, sync="thread")
+        sw.Retry(2, on=sw.TimedOut, backoff=sw.Backoff(base=0.001)), sw.Bulkhead(2), sw.Timeout(1, sync="thread")
     )
 
     def hang_once() -> str:
