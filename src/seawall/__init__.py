@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from seawall.core.errors import BudgetSpent as BudgetSpent
     from seawall.core.errors import BulkheadFull as BulkheadFull
     from seawall.core.errors import CircuitOpen as CircuitOpen
+    from seawall.core.errors import ConfigError as ConfigError
     from seawall.core.errors import Misplaced as Misplaced
     from seawall.core.errors import MissingExtra as MissingExtra
     from seawall.core.errors import NestedRetryWarning as NestedRetryWarning
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
     from seawall.core.wire import outgoing_headers as outgoing_headers
     from seawall.pipeline.breaker import CircuitBreaker as CircuitBreaker
     from seawall.pipeline.bulkhead import Bulkhead as Bulkhead
+    from seawall.pipeline.config import load as load
     from seawall.pipeline.fallback import Fallback as Fallback
     from seawall.pipeline.hedge import Hedge as Hedge
     from seawall.pipeline.keyed import Keyed as Keyed
@@ -65,6 +67,7 @@ _NAMES = {
         "BudgetSpent",
         "BulkheadFull",
         "CircuitOpen",
+        "ConfigError",
         "Misplaced",
         "MissingExtra",
         "NestedRetryWarning",
@@ -81,6 +84,7 @@ _NAMES = {
     "core.wire": ("incoming", "outgoing_headers"),
     "pipeline.breaker": ("CircuitBreaker",),
     "pipeline.bulkhead": ("Bulkhead",),
+    "pipeline.config": ("load",),
     "pipeline.fallback": ("Fallback",),
     "pipeline.hedge": ("Hedge",),
     "pipeline.keyed": ("Keyed",),
@@ -104,6 +108,7 @@ __all__ = [
     "CircuitOpen",
     "Classifier",
     "Clock",
+    "ConfigError",
     "Context",
     "Decision",
     "DefaultClassifier",
@@ -139,6 +144,7 @@ __all__ = [
     "deadline",
     "detached",
     "incoming",
+    "load",
     "outgoing_headers",
     "priority",
     "remaining",

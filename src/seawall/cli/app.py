@@ -16,6 +16,7 @@ app = App(
     result_action="return_value",
     suppress_keyboard_interrupt=False,
 )
+app.command("seawall.cli.check:check", name="check")
 app.command("seawall.cli.demo:demo", name="demo")
 
 

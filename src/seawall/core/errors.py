@@ -80,6 +80,19 @@ class WrongTwin(SeawallError, RuntimeError):
     """A sync verb was used where its async twin belongs, or the other way round; the message names the twin."""
 
 
+class ConfigError(SeawallError, ValueError):
+    """A configuration file cannot be used. path: the file; line: where, from 1, or None when that is not known."""
+
+    def __init__(self, message: str, *, path: str, line: int | None = None) -> None:
+        super().__init__(f"{path}{'' if line is None else f':{line}'}: {message}")
+        self.path = path
+        self.line = line
+        self._message = message
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rebuild, (type(self), self._message, {"path": self.path, "line": self.line})
+
+
 class MissingExtra(SeawallError, ImportError):
     """An optional dependency is not installed; the message holds the pip line that installs it."""
 

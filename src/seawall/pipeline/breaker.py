@@ -12,6 +12,7 @@ from seawall.core.errors import CircuitOpen
 from seawall.core.outcome import SUCCEEDED, Kind, Outcome, Verdict
 from seawall.pipeline.guarding import Guarding
 from seawall.pipeline.held import Held
+from seawall.pipeline.policy import Policy
 from seawall.pipeline.run import Run
 from seawall.policies.backoff import Backoff
 from seawall.policies.circuit_breaker import BreakerRule, BreakerState, Mode, State
@@ -136,6 +137,14 @@ class CircuitBreaker(Guarding[BreakerState]):
     def snapshot(self) -> BreakerSnapshot:
         """What it holds now."""
         return self.cell.apply(self._read, self.clock.monotonic())
+
+    def take_over(self, old: Policy) -> None:
+        """Keep the circuit; the window is kept while its length is the same."""
+        super().take_over(old)
+        assert isinstance(old, CircuitBreaker)
+        if (old.rule.window, old.rule.window_calls) == (self.rule.window, self.rule.window_calls):
+            self.cell = old.cell.handed_to(self, self.rule)
+            self.rejected = old.rejected
 
     @property
     def at_rest(self) -> bool:

@@ -10,6 +10,7 @@ from seawall.core.errors import BulkheadFull
 from seawall.core.outcome import Outcome, Verdict
 from seawall.pipeline.guarding import Guarding
 from seawall.pipeline.held import Held
+from seawall.pipeline.policy import Policy
 from seawall.pipeline.run import Run
 from seawall.policies.bulkhead import BulkheadRule, BulkheadState, Order
 from seawall.policies.verdict import Ticket
@@ -75,6 +76,15 @@ class Bulkhead(Guarding[BulkheadState]):
     def snapshot(self) -> BulkheadSnapshot:
         """What it holds now."""
         return self.cell.apply(self._read)
+
+    def take_over(self, old: Policy) -> None:
+        """Keep the seats; a lower limit takes effect as they come back."""
+        super().take_over(old)
+        assert isinstance(old, Bulkhead)
+        self.cell = old.cell.handed_to(self, self.rule)
+        self.rejected = old.rejected
+        if self.cell.state.limit != self.rule.limit:
+            self.resize(self.rule.limit)
 
     @property
     def at_rest(self) -> bool:

@@ -49,6 +49,12 @@ class Cell(Generic[S]):
             self._tell(events)
         return answer
 
+    def handed_to(self, owner: Policy, rule: Rule[S]) -> Cell[S]:
+        """The same state and lock under another owner and rule: calls that run under the old ones settle here too."""
+        with self._lock:
+            self._owner, self._rule = owner, rule
+        return self
+
     def restart(self) -> None:
         """Begin anew on the owner's clock, in place: whoever holds the state object keeps the right one."""
         with self._lock:

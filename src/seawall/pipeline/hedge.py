@@ -99,6 +99,15 @@ class Hedge(Policy):
         """What it holds now."""
         return HedgeSnapshot(self.kind, self.name, self.cell.apply(self.rule.delay), self.sent, self.won)
 
+    def take_over(self, old: Policy) -> None:
+        """Keep the budget, the counts, and the latencies that were learnt."""
+        super().take_over(old)
+        assert isinstance(old, Hedge)
+        self.sent, self.won = old.sent, old.won
+        self.cell = old.cell.handed_to(self, self.rule)
+        if self.budget is not None and old.budget is not None:
+            self.budget.take_over(old.budget)
+
     def restart(self) -> None:
         """Forget what was counted and learnt."""
         self.sent = self.won = 0

@@ -19,6 +19,7 @@ from seawall.core.units import Limit
 from seawall.pipeline import guard_sync
 from seawall.pipeline.guarding import Guarding
 from seawall.pipeline.held import Held
+from seawall.pipeline.policy import Policy
 from seawall.pipeline.reservation import Reservation, Waiter
 from seawall.pipeline.run import Run
 from seawall.pipeline.switch import SWITCH
@@ -215,6 +216,16 @@ class RateLimiter(Guarding[LimiterState]):
     def snapshot(self) -> LimiterSnapshot:
         """What it holds now."""
         return self.cell.apply(self._read, self.clock.monotonic())
+
+    def take_over(self, old: Policy) -> None:
+        """Keep the accounts, and every debt in units, while the algorithm and the number of limits are the same."""
+        super().take_over(old)
+        assert isinstance(old, RateLimiter)
+        same_kind = old.rule.algorithm == self.rule.algorithm and len(old.rule.limits) == len(self.rule.limits)
+        if same_kind and old.rule.max_keys == self.rule.max_keys:
+            self.cell = old.cell.handed_to(self, self.rule)
+            self.rejected = old.rejected
+            self.cell.apply(self.rule.retune, self.clock.monotonic())
 
     @property
     def at_rest(self) -> bool:

@@ -92,6 +92,10 @@ class Policy(Verbs):
             self.sinks.emit(event)
             everywhere.emit(event)
 
+    def take_over(self, old: Policy) -> None:
+        """Go on where `old`, a policy of the same kind, was: after a file was read again."""
+        self.sinks = old.sinks
+
     def restart(self) -> None:
         """Forget everything that happened, in place: for tests."""
 

@@ -144,6 +144,14 @@ class Retry(Policy):
         budget = None if self.budget is None else self.budget.snapshot()
         return RetrySnapshot(self.kind, self.name, self.rule.attempts, self.retried, self.gave_up, budget)
 
+    def take_over(self, old: Policy) -> None:
+        """Keep the budget and the counts."""
+        super().take_over(old)
+        assert isinstance(old, Retry)
+        self.retried, self.gave_up = old.retried, old.gave_up
+        if self.budget is not None and old.budget is not None:
+            self.budget.take_over(old.budget)
+
     def restart(self) -> None:
         """Forget what was counted."""
         self.retried = self.gave_up = 0

@@ -73,6 +73,13 @@ class RetryBudget(Policy):
         balance = self.cell.apply(self.rule.refresh, self.clock.monotonic())
         return BudgetSnapshot(self.kind, self.name, balance, self.cell.state.calls)
 
+    def take_over(self, old: Policy) -> None:
+        """Keep the balance while the way of counting is the same."""
+        super().take_over(old)
+        assert isinstance(old, RetryBudget)
+        if old.mode == self.mode:
+            self.cell = old.cell.handed_to(self, self.rule)
+
     def restart(self) -> None:
         """Forget everything that happened, in place."""
         self.cell.restart()
