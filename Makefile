@@ -61,7 +61,7 @@ unit:  # on another Python, without the web: make unit PYTHON=python3.13 VENV=.v
 	$(BIN)/pytest -q -n 2 tests/core tests/policies tests/pipeline tests/properties tests/testing
 
 soak: $(VENV)/dev.stamp
-	$(BIN)/pytest -m soak --seconds $(SECONDS_OF_SOAK) --seed $(SEED) -p no:xdist -o timeout=0 $(ARGS)
+	$(BIN)/pytest -m soak --seconds $(SECONDS_OF_SOAK) --seed $(SEED) -o timeout=0 $(ARGS)
 
 bench: $(VENV)/dev.stamp
 	$(BIN)/python -m benchmarks $(AREA) $(ARGS)
