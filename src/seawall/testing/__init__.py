@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from seawall.testing.clock import VirtualClock as VirtualClock
+    from seawall.testing.conformance import conform as conform
     from seawall.testing.fault_proxy import FaultProxy as FaultProxy
     from seawall.testing.fault_proxy import Faults as Faults
     from seawall.testing.modes import capture_events as capture_events
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "VirtualClock": "clock",
+    "conform": "conformance",
     "FaultProxy": "fault_proxy",
     "Faults": "fault_proxy",
     "capture_events": "modes",
@@ -23,10 +25,11 @@ _HOMES = {
     "Script": "script",
     "takes": "script",
 }
-__all__ = ["FaultProxy", "Faults", "Script", "VirtualClock", "capture_events", "instant", "off", "takes"]
+__all__ = ["FaultProxy", "Faults", "Script", "VirtualClock", "capture_events", "conform", "instant", "off", "takes"]
 
 
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'seawall.testing' has no attribute {name!r}")
-    return getattr(import_module(f"seawall.testing.{_HOMES[name]}"), name)
+    value = globals()[name] = getattr(import_module(f"seawall.testing.{_HOMES[name]}"), name)
+    return value
