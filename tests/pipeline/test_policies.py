@@ -600,6 +600,43 @@ def test_one_policy_per_key_bounded_and_never_forgetful_of_an_open_circuit(seawa
         hosts.call(lambda: 1)
 
 
+def test_when_most_circuits_are_open_the_fault_is_ours_and_calls_pass(seawall_time: VirtualClock) -> None:
+    """A broken network card of ours must not close the door to every host in the world."""
+    hosts = sw.Keyed("host", lambda host: sw.CircuitBreaker(consecutive_failures=1, open_for=60), max_open=0.5, name="hosts")
+
+    @hosts
+    def get(host: int, *, fail: bool = False) -> int:
+        if fail:
+            raise OSError
+        return host
+
+    for host in range(3):
+        with pytest.raises(OSError):
+            get(host, fail=True)
+    with pytest.raises(sw.CircuitOpen):
+        get(0)
+    with capture_events("keyed.") as events:
+        for host in range(3, 10):
+            seawall_time.advance(0.2)
+            if host < 6:
+                with pytest.raises(OSError):
+                    get(host, fail=True)
+            else:
+                assert get(host) == host
+        seawall_time.advance(0.2)
+        assert len(hosts.snapshot().keys) == 10
+        assert get(0) == 0
+        assert get(1) == 1
+    assert [(event.kind, event.data["open"], event.data["keys"]) for event in events] == [("keyed.panicking", 6, 10)]
+    for host in range(10, 14):
+        get(host)
+    seawall_time.advance(0.2)
+    with pytest.raises(sw.CircuitOpen):
+        get(0)
+    with pytest.raises(ValueError, match="max_open"):
+        sw.Keyed("x", lambda x: sw.CircuitBreaker(), max_open=0)
+
+
 def test_a_keyed_circuit_pauses_a_throttled_key_only(seawall_time: VirtualClock) -> None:
     """A 429 for one tenant says nothing about the others."""
     tenants = sw.Keyed(lambda tenant, *rest: tenant, lambda tenant: sw.CircuitBreaker())

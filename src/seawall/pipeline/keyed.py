@@ -6,13 +6,17 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from seawall.core import units
 from seawall.core.clock import Clock
 from seawall.core.errors import Misplaced
+from seawall.pipeline.breaker import CircuitBreaker
 from seawall.pipeline.policy import Layer, Policy
 from seawall.pipeline.run import Run
+
+FEWEST_TO_PANIC: Final = 5  # keys: of fewer, all may well be down at once
+LOOK_EVERY: Final = 0.1  # seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +37,9 @@ class Keyed(Policy):
     max_keys: how many keys are kept, >= 1. Default 10 000. Beyond it the key that was used longest ago goes if its policy is
         at rest (a closed circuit with an empty window, a bulkhead without calls, a full bucket); when none is, new keys
         share one policy, with an event "keyed.overflowed". An open circuit is never forgotten.
+    max_open: the share of keys whose circuit may be open at once, in (0, 1], once five keys are known. When more are, the fault
+        is more likely here than with all of them: calls to open circuits pass then, with an event "keyed.panicking". Default
+        None = no such bound.
     name, clock: see `Policy`.
 
     Raises TypeError or ValueError for a parameter out of range, Misplaced when the function has no such argument.
@@ -47,6 +54,7 @@ class Keyed(Policy):
         make: Callable[[Any], Policy],
         *,
         max_keys: int = 10_000,
+        max_open: float | None = None,
         name: str | None = None,
         clock: Clock | None = None,
     ) -> None:
@@ -57,6 +65,8 @@ class Keyed(Policy):
         self._key = key
         self._make = make
         self._max_keys = units.whole("max_keys", max_keys)
+        self._max_open = None if max_open is None else units.ratio("max_open", max_open)
+        self._panicking, self._looked_at = False, float("-inf")
         self._lock = threading.Lock()
         self._policies: OrderedDict[Hashable, Policy] = OrderedDict()
         self._overflow: Policy | None = None
@@ -72,7 +82,10 @@ class Keyed(Policy):
         """Guard what is inside with the policy of the call's key."""
 
         def pick_and_run(run: Run) -> Any:
-            return self.pick(run.argument(self._key)).layer(twins, inner)(run)
+            policy = self.pick(run.argument(self._key))
+            if self._max_open is not None and _is_open(policy) and self._panics(run.port.now()):
+                return inner(run)
+            return policy.layer(twins, inner)(run)
 
         return pick_and_run
 
@@ -102,6 +115,19 @@ class Keyed(Policy):
     def reopen(self) -> None:
         """After a fork: a lock of our own."""
         self._lock = threading.Lock()
+
+    def _panics(self, now: float) -> bool:
+        """Whether so many circuits are open that the fault is likely to be ours. Counted anew at most every tenth second."""
+        if now - self._looked_at < LOOK_EVERY:
+            return self._panicking
+        with self._lock:
+            policies = list(self._policies.values())
+        opened = sum(map(_is_open, policies))
+        before, self._looked_at = self._panicking, now
+        self._panicking = len(policies) >= FEWEST_TO_PANIC and opened > (self._max_open or 1.0) * len(policies)
+        if self._panicking and not before:
+            self.emit("keyed.panicking", open=opened, keys=len(policies))
+        return self._panicking
 
     def _admit(self, key: Hashable) -> Policy:
         fresh = self._new(key, str(key))
@@ -137,3 +163,7 @@ class Keyed(Policy):
         if hasattr(policy, "keyed"):
             policy.keyed = True
         return policy
+
+
+def _is_open(policy: Policy) -> bool:
+    return isinstance(policy, CircuitBreaker) and policy.state in ("open", "half_open")
