@@ -55,6 +55,7 @@ if TYPE_CHECKING:
     from seawall.pipeline.retry import Retry as Retry
     from seawall.pipeline.retry import transient as transient
     from seawall.pipeline.retry_budget import RetryBudget as RetryBudget
+    from seawall.pipeline.throttle import Throttle as Throttle
     from seawall.pipeline.timeout import Timeout as Timeout
     from seawall.policies.backoff import Backoff as Backoff
 
@@ -94,6 +95,7 @@ _NAMES = {
     "pipeline.result": ("Result",),
     "pipeline.retry": ("Retry", "transient"),
     "pipeline.retry_budget": ("RetryBudget",),
+    "pipeline.throttle": ("Throttle",),
     "pipeline.timeout": ("Timeout",),
     "policies.backoff": ("Backoff",),
 }
@@ -134,6 +136,7 @@ __all__ = [
     "SeawallError",
     "Sink",
     "SystemClock",
+    "Throttle",
     "TimedOut",
     "Timeout",
     "Verdict",

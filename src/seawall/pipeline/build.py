@@ -16,6 +16,7 @@ from seawall.pipeline.limiter import RateLimiter
 from seawall.pipeline.policy import Policy
 from seawall.pipeline.retry import Retry, transient
 from seawall.pipeline.retry_budget import RetryBudget
+from seawall.pipeline.throttle import Throttle
 from seawall.pipeline.timeout import Timeout
 from seawall.policies.backoff import Backoff
 
@@ -27,6 +28,7 @@ KINDS: Final[dict[str, Callable[..., Policy]]] = {
     "rate_limiter": RateLimiter,
     "hedge": Hedge,
     "fallback": Fallback,
+    "throttle": Throttle,
 }
 """What a file may call a policy, and what it becomes."""
 

@@ -14,6 +14,7 @@ PLACES: Final[tuple[tuple[str, str], ...]] = (
     ("hedge", "inside Retry: the copies are one attempt"),
     ("keyed", "where its circuit breaker would stand"),
     ("circuit_breaker", "inside Retry: it sees attempts, and a refused attempt costs nothing"),
+    ("throttle", "as a circuit breaker, which it takes the place of"),
     ("rate_limiter", "outside Bulkhead: nobody holds a seat while waiting for a token"),
     ("bulkhead", "around the attempt alone: a seat is held only while something runs"),
     ("thread_bulkhead", "as a bulkhead"),
