@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from seawall.core import errors
+from seawall.pipeline.adaptive_timeout import AdaptiveTimeout
 from seawall.pipeline.breaker import CircuitBreaker
 from seawall.pipeline.bulkhead import Bulkhead
 from seawall.pipeline.fallback import Fallback
@@ -21,6 +22,7 @@ from seawall.pipeline.timeout import Timeout
 from seawall.policies.backoff import Backoff
 
 KINDS: Final[dict[str, Callable[..., Policy]]] = {
+    "adaptive_timeout": AdaptiveTimeout,
     "timeout": Timeout,
     "retry": Retry,
     "circuit_breaker": CircuitBreaker,

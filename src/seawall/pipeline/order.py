@@ -18,6 +18,7 @@ PLACES: Final[tuple[tuple[str, str], ...]] = (
     ("rate_limiter", "outside Bulkhead: nobody holds a seat while waiting for a token"),
     ("bulkhead", "around the attempt alone: a seat is held only while something runs"),
     ("thread_bulkhead", "as a bulkhead"),
+    ("adaptive_timeout", "as the timeout of an attempt"),
     ("timeout", "innermost: the time of one attempt, without our own queues"),
 )
 """(place, why), outermost first. A place is called after the kind of policy that stands there."""

@@ -41,21 +41,22 @@ class QuantileRule:
         """Nothing seen."""
         return QuantileState()
 
-    def observe(self, state: QuantileState, sample: float, *, cut: bool = False) -> None:
+    def observe(self, state: QuantileState, sample: float, *, cut: bool = False) -> tuple[()]:
         """Learn from one sample >= 0.
 
         cut: the true value is at least `sample`, because the call was ended then. Below the estimate that says nothing.
         """
         if cut and (sample <= state.value or state.count == 0):
-            return
+            return ()
         state.count += 1
         weight = max(0.02, 1.0 / state.count)
         state.spread += weight * (abs(sample - state.value) - state.spread)
         if state.count <= 2:
             state.value += (sample - state.value) / state.count
-            return
+            return ()
         step = max(self.gain, 2.0 / state.count) * state.spread
         state.value = max(0.0, state.value + (step * self.quantile if sample > state.value else -step * (1 - self.quantile)))
+        return ()
 
     def estimate(self, state: QuantileState) -> float | None:
         """The quantile, or None while too few samples are known."""
