@@ -7,6 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from seawall import presets as presets
     from seawall import testing as testing
     from seawall.core.clock import Clock as Clock
     from seawall.core.clock import SystemClock as SystemClock
@@ -152,6 +153,7 @@ __all__ = [
     "incoming",
     "load",
     "outgoing_headers",
+    "presets",
     "priority",
     "remaining",
     "testing",
@@ -160,8 +162,8 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name == "testing":
-        return import_module("seawall.testing")
+    if name in ("presets", "testing"):
+        return import_module(f"seawall.{name}")
     home = _HOMES.get(name)
     if home is None:
         raise AttributeError(f"module 'seawall' has no attribute {name!r}")

@@ -40,6 +40,17 @@ def in_order(policies: tuple[Policy, ...]) -> list[Policy]:
     return [ranked[rank] for rank in sorted(ranked)]
 
 
+def reasons(policies: tuple[Policy, ...]) -> str:
+    """One line per policy: its name, and why its kind belongs where it is recommended."""
+    why = dict(PLACES)
+    total = _total_of([policy for policy in policies if isinstance(policy, Timeout)])
+    lines = []
+    for number, policy in enumerate(policies, 1):
+        place = "total timeout" if policy is total else policy.kind
+        lines.append(f"{number}. {policy.name}: {why.get(place, 'no place is recommended for its kind')}")
+    return "\n".join(lines)
+
+
 def _total_of(timeouts: list[Timeout]) -> Timeout | None:
     """Of two timeouts the longer one is the total."""
     if len(timeouts) != 2:

@@ -156,6 +156,12 @@ class Pipeline(Verbs):
 
         return explain(self)
 
+    def order(self) -> str:
+        """Its policies, outermost first, each with the reason for the place that is recommended for its kind."""
+        from seawall.pipeline.order import reasons
+
+        return reasons(self.policies)
+
     def __repr__(self) -> str:
         return f"<Pipeline {self.name!r}: {' > '.join(policy.name for policy in self.policies) or 'nothing'}>"
 
