@@ -47,6 +47,8 @@ if TYPE_CHECKING:
     from seawall.pipeline.bulkhead import Bulkhead as Bulkhead
     from seawall.pipeline.config import load as load
     from seawall.pipeline.fallback import Fallback as Fallback
+    from seawall.pipeline.fault import Fault as Fault
+    from seawall.pipeline.fault import faults as faults
     from seawall.pipeline.hedge import Hedge as Hedge
     from seawall.pipeline.keyed import Keyed as Keyed
     from seawall.pipeline.limiter import Decision as Decision
@@ -90,6 +92,7 @@ _NAMES = {
     "pipeline.bulkhead": ("Bulkhead",),
     "pipeline.config": ("load",),
     "pipeline.fallback": ("Fallback",),
+    "pipeline.fault": ("Fault", "faults"),
     "pipeline.hedge": ("Hedge",),
     "pipeline.keyed": ("Keyed",),
     "pipeline.limiter": ("Decision", "RateLimiter"),
@@ -120,6 +123,7 @@ __all__ = [
     "DefaultClassifier",
     "Event",
     "Fallback",
+    "Fault",
     "Hedge",
     "Keyed",
     "Kind",
@@ -150,6 +154,7 @@ __all__ = [
     "current",
     "deadline",
     "detached",
+    "faults",
     "incoming",
     "load",
     "outgoing_headers",

@@ -143,6 +143,16 @@ async def fallback(policy: Any, inner: Any, run: Any) -> Any:
     return await run.answer(policy.value(failure, run))
 
 
+async def fault(policy: Any, inner: Any, run: Any) -> Any:
+    """Break the call on purpose, if it is its turn."""
+    plan = policy.plan(run)
+    if plan.delay:
+        await run.port.sleep(plan.delay)
+    if plan.fails:
+        return await run.answer(policy.outcome(run))
+    return await inner(run)
+
+
 async def step(run: Any) -> Any:
     """The innermost layer of a stream's further items."""
     return await run.step(run.sent)

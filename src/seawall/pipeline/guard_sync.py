@@ -143,6 +143,16 @@ def fallback(policy: Any, inner: Any, run: Any) -> Any:
     return run.answer(policy.value(failure, run))
 
 
+def fault(policy: Any, inner: Any, run: Any) -> Any:
+    """Break the call on purpose, if it is its turn."""
+    plan = policy.plan(run)
+    if plan.delay:
+        run.port.sleep(plan.delay)
+    if plan.fails:
+        return run.answer(policy.outcome(run))
+    return inner(run)
+
+
 def step(run: Any) -> Any:
     """The innermost layer of a stream's further items."""
     return run.step(run.sent)

@@ -20,6 +20,7 @@ PLACES: Final[tuple[tuple[str, str], ...]] = (
     ("thread_bulkhead", "as a bulkhead"),
     ("adaptive_timeout", "as the timeout of an attempt"),
     ("timeout", "innermost: the time of one attempt, without our own queues"),
+    ("fault", "inside everything, so that it looks like the callee"),
 )
 """(place, why), outermost first. A place is called after the kind of policy that stands there."""
 
