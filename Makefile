@@ -11,7 +11,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 SOURCES := src tests benchmarks
 
-.PHONY: help demo test check bench docs soak clean unit
+.PHONY: help demo test check bench docs soak clean unit mutate
 
 help:
 	@echo "make demo    watch a shop survive an outage, bare and guarded (about 100 s)"
@@ -65,6 +65,9 @@ soak: $(VENV)/dev.stamp
 
 bench: $(VENV)/dev.stamp
 	$(BIN)/python -m benchmarks $(AREA) $(ARGS)
+
+mutate: $(VENV)/dev.stamp  # make mutate FILE=src/seawall/policies/backoff.py TESTS="tests/policies/test_backoff_and_retry.py"
+	$(BIN)/python tools/mutate.py $(FILE) $(TESTS)
 
 docs: $(VENV)/dev.stamp
 	$(BIN)/zensical build --clean

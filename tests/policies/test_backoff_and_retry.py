@@ -180,3 +180,13 @@ def test_heavy_retries_cost_more() -> None:
     assert rule.withdraw(state, 0.0, 8.0)
     assert not rule.withdraw(state, 0.0, 8.0)
     assert rule.withdraw(state, 0.0, 2.0)
+
+
+def test_jitters_differ_at_the_edges_of_the_draw() -> None:
+    """In the middle of the draw some of them look alike."""
+    proportional, none = Backoff(base=1, cap=10, jitter="proportional"), Backoff(base=1, cap=10, jitter="none")
+    assert (proportional.wait(0, 0.0), proportional.wait(0, 1.0)) == (0.75, 1.25)
+    assert (none.wait(0, 0.0), none.wait(0, 1.0)) == (1, 1)
+    assert (Backoff().length(0), Backoff().length(100)) == (0.1, 5.0)
+    assert Backoff(base=1, cap=10).longest(2) == 4
+    assert Backoff(base=1, cap=10, jitter="equal").wait(0, 0.0) == 0.5
