@@ -50,7 +50,7 @@ class FaultSnapshot:
 class Fault(Policy):
     """Break a share of calls on purpose: slow them down, fail them, or answer in their place.
 
-    name: what enables it, inside `with sw.faults(name):` or by the environment variable SEAWALL_FAULTS, names with commas between.
+    name: what enables it, inside `with sw.faults(name):` or by the variable SEAWALL_FAULTS, names with commas between.
         Without that it does nothing at all.
     share: the share of calls that is broken, in [0, 1]. Default 0.1.
     latency, jitter: seconds that a broken call is held up first: latency + U(0, jitter), each >= 0. Defaults 0.
