@@ -1,7 +1,7 @@
 """Mutation testing of one file of rules: make one small mistake at a time, and see whether the fast tests notice.
 
-`python tools/mutate.py src/seawall/policies/backoff.py TESTS...` appends to docs/mutation/<name>.txt, one line per mutant, and goes
-on where it stopped. Work happens in a copy of the source tree, so that an interrupted run leaves nothing broken.
+`python tools/mutate.py src/seawall/policies/backoff.py TESTS...` appends to docs/mutation/<name>.txt, one line per mutant, and
+goes on where it stopped. Work happens in a copy of the source tree, so that an interrupted run leaves nothing broken.
 """
 
 from __future__ import annotations

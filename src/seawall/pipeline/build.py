@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+import difflib
 import inspect
 from collections.abc import Callable
 from typing import Any, Final
@@ -52,12 +53,12 @@ def policy_of(entry: object) -> Policy:
     ((kind, value),) = entry.items()
     make = KINDS.get(kind)
     if make is None:
-        raise BadTable(f"unknown policy {kind!r}{_near(kind, tuple(KINDS))}", kind)
+        raise BadTable(f"unknown policy {kind!r}{suggest(kind, tuple(KINDS))}", kind)
     options = dict(value) if isinstance(value, dict) else {_first(make): value}
     known = tuple(name for name in inspect.signature(make).parameters if name not in _IN_CODE)
     for name in options:
         if name not in known:
-            raise BadTable(f"{kind} has no option {name!r}{_near(name, known)}", name)
+            raise BadTable(f"{kind} has no option {name!r}{suggest(name, known)}", name)
     word = kind
     try:
         arguments = {}
@@ -96,7 +97,7 @@ def _first(make: Callable[..., Policy]) -> str:
     return next(iter(inspect.signature(make).parameters))
 
 
-def _near(word: str, known: tuple[str, ...]) -> str:
-    from seawall.pipeline.config import suggest
-
-    return suggest(word, known)
+def suggest(word: str, known: tuple[str, ...]) -> str:
+    """What may have been meant by a word that is not known."""
+    near = difflib.get_close_matches(word, known, n=1)
+    return f"; did you mean {near[0]!r}?" if near else f"; known are {', '.join(known)}"

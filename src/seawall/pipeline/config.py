@@ -6,14 +6,13 @@ exceptions are named from Python's own and Seawall's, everything else belongs in
 
 from __future__ import annotations
 
-import difflib
 import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
 from seawall.core.errors import ConfigError
-from seawall.pipeline.build import BadTable, policy_of
+from seawall.pipeline.build import BadTable, policy_of, suggest
 from seawall.pipeline.pipeline import Pipeline
 from seawall.pipeline.verbs import Verbs
 
@@ -154,12 +153,6 @@ def _pipeline(name: str, table: object, where: _Where) -> Pipeline:
         return Pipeline(*policies, name=name, observe=bool(table.get("observe", False)))
     except (ValueError, TypeError) as error:
         raise where.error(f"pipeline {name}: {error}", name) from error
-
-
-def suggest(word: str, known: tuple[str, ...]) -> str:
-    """What may have been meant by a word that is not known."""
-    near = difflib.get_close_matches(word, known, n=1)
-    return f"; did you mean {near[0]!r}?" if near else f"; known are {', '.join(known)}"
 
 
 def _text(path: Path) -> str:

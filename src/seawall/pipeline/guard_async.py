@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator
 from typing import Any
 
-from seawall.pipeline.run import END
+from seawall.pipeline.streams import END
 
 KIND = "asyncio"
 

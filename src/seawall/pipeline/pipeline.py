@@ -14,7 +14,8 @@ from seawall.core.outcome import Classifier, DefaultClassifier
 from seawall.core.runtime import refuse_under_loop
 from seawall.pipeline import guard_sync
 from seawall.pipeline.policy import Layer, Policy
-from seawall.pipeline.run import AsyncRun, AsyncStream, Identity, SyncRun, SyncStream
+from seawall.pipeline.run import AsyncRun, Identity, SyncRun
+from seawall.pipeline.streams import AsyncStream, SyncStream
 from seawall.pipeline.switch import SWITCH
 from seawall.pipeline.timeout import CallerDeadline
 from seawall.pipeline.verbs import Verbs
