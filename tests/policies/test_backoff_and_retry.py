@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+from collections.abc import Callable
 
 import pytest
 from hypothesis import given
@@ -190,3 +191,40 @@ def test_jitters_differ_at_the_edges_of_the_draw() -> None:
     assert (Backoff().length(0), Backoff().length(100)) == (0.1, 5.0)
     assert Backoff(base=1, cap=10).longest(2) == 4
     assert Backoff(base=1, cap=10, jitter="equal").wait(0, 0.0) == 0.5
+
+
+def test_the_defaults_are_the_documented_ones() -> None:
+    """A default that drifts changes every service at once."""
+    rule, share = RetryRule(), ShareRule()
+    assert (rule.attempts, rule.retry_after_cap, rule.backoff) == (3, 60.0, Backoff())
+    assert (share.ratio, share.floor_per_s, share.ttl) == (0.1, 1.0, 10.0)
+    doubling = RetryRule(backoff=Backoff(base=1, cap=10, jitter="none"))
+    assert [doubling.wait(attempt, 0.5, None, None) for attempt in (1, 2, 3)] == [1, 2, 4]
+    assert RetryRule(attempts=4, backoff=Backoff(base=1, cap=10, jitter="none")).longest_wait() == 7
+
+
+@pytest.mark.parametrize(
+    ("make", "named"),
+    [
+        (lambda: RetryRule(attempts=0), "attempts"),
+        (lambda: RetryRule(retry_after_cap=-1), "retry_after_cap"),
+        (lambda: rule_of("none", ratio=0.1, floor_per_s=1, ttl=1), "mode"),
+        (lambda: rule_of("tokens", ratio=0, floor_per_s=1, ttl=1), "ratio"),
+        (lambda: rule_of("in_flight", ratio=2, floor_per_s=1, ttl=1), "ratio"),
+    ],
+)
+def test_rules_out_of_range_are_refused_when_made(make: Callable[[], object], named: str) -> None:
+    """The error names the parameter."""
+    with pytest.raises(ValueError, match=named):
+        make()
+
+
+def test_calls_are_counted_in_every_mode() -> None:
+    """Snapshots show them, whatever the budget is made of."""
+    for mode in ("share", "tokens", "in_flight"):
+        rule = rule_of(mode, ratio=0.5, floor_per_s=0, ttl=1)
+        state = rule.start(0.0)
+        for _ in range(3):
+            rule.enter(state)
+        assert state.calls == 3
+        assert state.active == (3 if mode == "in_flight" else 0)
