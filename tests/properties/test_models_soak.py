@@ -1,0 +1,36 @@
+"""The naive models at full size: as many examples as the time allows, about a hundred a second."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis.stateful import run_state_machine_as_test
+
+MODELS = [("test_breaker_model", "BreakerMachine"), ("test_bulkhead_model", "BulkheadMachine")]
+
+
+def load(name: str) -> ModuleType:
+    """A sibling test module, which is no package."""
+    path = Path(__file__).with_name(f"{name}.py")
+    spec = importlib.util.spec_from_file_location(f"soak_{name}", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize(("module", "machine"), MODELS)
+def test_the_models_agree_for_as_long_as_asked(module: str, machine: str, soak_seconds: float) -> None:
+    """B4 and BH1 with ten thousand examples and more in `make soak`."""
+    examples = max(50, int(soak_seconds * 100))
+    size = settings(
+        max_examples=examples, stateful_step_count=60, deadline=None, suppress_health_check=list(HealthCheck), database=None
+    )
+    run_state_machine_as_test(getattr(load(module), machine), settings=size)
+    print(f"{examples} examples of {machine}")
