@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from seawall.pipeline.adaptive_timeout import AdaptiveTimeout as AdaptiveTimeout
     from seawall.pipeline.breaker import CircuitBreaker as CircuitBreaker
     from seawall.pipeline.bulkhead import Bulkhead as Bulkhead
+    from seawall.pipeline.cache import Cache as Cache
     from seawall.pipeline.config import load as load
     from seawall.pipeline.fallback import Fallback as Fallback
     from seawall.pipeline.fault import Fault as Fault
@@ -90,6 +91,7 @@ _NAMES = {
     "pipeline.adaptive_timeout": ("AdaptiveTimeout",),
     "pipeline.breaker": ("CircuitBreaker",),
     "pipeline.bulkhead": ("Bulkhead",),
+    "pipeline.cache": ("Cache",),
     "pipeline.config": ("load",),
     "pipeline.fallback": ("Fallback",),
     "pipeline.fault": ("Fault", "faults"),
@@ -113,6 +115,7 @@ __all__ = [
     "BudgetSpent",
     "Bulkhead",
     "BulkheadFull",
+    "Cache",
     "CircuitBreaker",
     "CircuitOpen",
     "Classifier",

@@ -143,6 +143,34 @@ async def fallback(policy: Any, inner: Any, run: Any) -> Any:
     return await run.answer(policy.value(failure, run))
 
 
+async def cache(policy: Any, inner: Any, run: Any) -> Any:
+    """Answer from memory, wait for somebody who fetches, or fetch."""
+    seat = policy.seat(run)
+    while seat.ticket is not None:
+        await wait(seat, run)
+    if not seat.leads:
+        if seat.refreshes:
+            seat.watch(run.port.spawn(refresh, seat, inner, seat.background()))
+        return seat.answer()
+    try:
+        return seat.keep(await inner(run))
+    except Exception as error:
+        return seat.rescue(error)
+    finally:
+        seat.land()
+
+
+async def refresh(seat: Any, inner: Any, run: Any) -> None:
+    """Fetch a new answer in the background."""
+    seat.detach()
+    try:
+        seat.keep(await inner(run))
+    except Exception as error:
+        seat.lost(error)
+    finally:
+        seat.land()
+
+
 async def fault(policy: Any, inner: Any, run: Any) -> Any:
     """Break the call on purpose, if it is its turn."""
     plan = policy.plan(run)

@@ -143,6 +143,34 @@ def fallback(policy: Any, inner: Any, run: Any) -> Any:
     return run.answer(policy.value(failure, run))
 
 
+def cache(policy: Any, inner: Any, run: Any) -> Any:
+    """Answer from memory, wait for somebody who fetches, or fetch."""
+    seat = policy.seat(run)
+    while seat.ticket is not None:
+        wait(seat, run)
+    if not seat.leads:
+        if seat.refreshes:
+            seat.watch(run.port.spawn(refresh, seat, inner, seat.background()))
+        return seat.answer()
+    try:
+        return seat.keep(inner(run))
+    except Exception as error:
+        return seat.rescue(error)
+    finally:
+        seat.land()
+
+
+def refresh(seat: Any, inner: Any, run: Any) -> None:
+    """Fetch a new answer in the background."""
+    seat.detach()
+    try:
+        seat.keep(inner(run))
+    except Exception as error:
+        seat.lost(error)
+    finally:
+        seat.land()
+
+
 def fault(policy: Any, inner: Any, run: Any) -> Any:
     """Break the call on purpose, if it is its turn."""
     plan = policy.plan(run)

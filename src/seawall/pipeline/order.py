@@ -9,6 +9,7 @@ from seawall.pipeline.timeout import Timeout
 
 PLACES: Final[tuple[tuple[str, str], ...]] = (
     ("fallback", "outermost: it answers for everything inside"),
+    ("cache", "outside all that calls: an answer in memory costs nobody anything"),
     ("total timeout", "outside Retry: it bounds the whole call, waits included"),
     ("retry", "outside everything that refuses, so that each attempt is asked for anew"),
     ("hedge", "inside Retry: the copies are one attempt"),
