@@ -137,6 +137,10 @@ def test_seats_of_an_earlier_epoch_are_void() -> None:
     rule.settle(state, 0, old, DONE)  # type: ignore[arg-type]
     assert len(state.free) == 2
     assert state.free is free
+    waiting = [rule.admit(state, 0, FOREVER) for _ in range(3)][2]
+    assert isinstance(waiting, Ticket)
+    rule.restart(state)
+    assert (state.epoch, state.waiting) == (2, 0)
 
 
 @pytest.mark.parametrize("bad", [{"limit": 0}, {"limit": 1.5}, {"queue": -1}, {"wait": -1}, {"wait": math.nan}, {"order": "x"}])

@@ -256,6 +256,7 @@ def test_a_throttled_key_is_paused_and_goes_on_as_before() -> None:
     permit = circuit.admit()
     circuit.calls(BAD, BAD)
     assert circuit.rule.pause(circuit.state, 0.0, permit, 3.0)
+    assert (circuit.state.window, circuit.state.record) == (None, None)
     assert not circuit.rule.pause(circuit.state, 0.0, permit, 3.0)
     assert isinstance(circuit.admit(), Rejection)
     circuit.now = 3.0
@@ -277,7 +278,14 @@ def test_people_can_isolate_disable_observe_and_reset_it() -> None:
     assert circuit.word == "disabled"
     stale = circuit.admit()
     circuit.rule.reset(circuit.state, 0.0)
+    before = circuit.admit()
+    circuit.settle(before, BAD)
+    circuit.rule.set_mode(circuit.state, 0.0, "observing")
+    assert circuit.state.current is not None
+    assert circuit.state.current.counts(0.0).calls == 0
+    circuit.rule.reset(circuit.state, 0.0)
     circuit.settle(stale, BAD)
+    circuit.settle(before, BAD)
     assert circuit.word == "closed"
     assert circuit.state.window is circuit.state.current
 

@@ -61,6 +61,12 @@ def test_it_opens_up_again_as_calls_are_accepted_and_old_slices_leave() -> None:
     assert throttle.share(state, 500.0) == 0
 
 
+def test_the_defaults_are_the_documented_ones() -> None:
+    """A default that drifts changes every service at once."""
+    rule = ThrottleRule()
+    assert (rule.k, rule.window, rule.most, rule.minimum_calls) == (2.0, 120.0, 0.9, 20)
+
+
 def test_unknown_results_were_never_attempted() -> None:
     """A cancelled call says nothing about the callee."""
     throttle = ThrottleRule(minimum_calls=1)
