@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from seawall.core.outcome import Outcome as Outcome
     from seawall.core.outcome import Verdict as Verdict
     from seawall.core.units import Limit as Limit
+    from seawall.pipeline.adaptive_limit import AdaptiveLimit as AdaptiveLimit
     from seawall.pipeline.breaker import CircuitBreaker as CircuitBreaker
     from seawall.pipeline.bulkhead import Bulkhead as Bulkhead
     from seawall.pipeline.fallback import Fallback as Fallback
@@ -73,6 +74,7 @@ _NAMES = {
     "core.events": ("Event", "Sink"),
     "core.outcome": ("Classifier", "DefaultClassifier", "Kind", "Outcome", "Verdict"),
     "core.units": ("Limit",),
+    "pipeline.adaptive_limit": ("AdaptiveLimit",),
     "pipeline.breaker": ("CircuitBreaker",),
     "pipeline.bulkhead": ("Bulkhead",),
     "pipeline.fallback": ("Fallback",),
@@ -89,6 +91,7 @@ _NAMES = {
 _HOMES = {name: home for home, names in _NAMES.items() for name in names}
 
 __all__ = [
+    "AdaptiveLimit",
     "Backoff",
     "BudgetSpent",
     "Bulkhead",
