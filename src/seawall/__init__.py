@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from seawall.core.units import Limit as Limit
     from seawall.core.wire import incoming as incoming
     from seawall.core.wire import outgoing_headers as outgoing_headers
+    from seawall.pipeline.adaptive_limit import AdaptiveLimit as AdaptiveLimit
     from seawall.pipeline.adaptive_timeout import AdaptiveTimeout as AdaptiveTimeout
     from seawall.pipeline.breaker import CircuitBreaker as CircuitBreaker
     from seawall.pipeline.bulkhead import Bulkhead as Bulkhead
@@ -88,6 +89,7 @@ _NAMES = {
     "core.outcome": ("Classifier", "DefaultClassifier", "Kind", "Outcome", "Verdict"),
     "core.units": ("Limit",),
     "core.wire": ("incoming", "outgoing_headers"),
+    "pipeline.adaptive_limit": ("AdaptiveLimit",),
     "pipeline.adaptive_timeout": ("AdaptiveTimeout",),
     "pipeline.breaker": ("CircuitBreaker",),
     "pipeline.bulkhead": ("Bulkhead",),
@@ -110,6 +112,7 @@ _NAMES = {
 _HOMES = {name: home for home, names in _NAMES.items() for name in names}
 
 __all__ = [
+    "AdaptiveLimit",
     "AdaptiveTimeout",
     "Backoff",
     "BudgetSpent",

@@ -1,0 +1,147 @@
+"""The adaptive limit as people use it: a bulkhead that finds its own size."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from seawall.core.clock import Clock
+from seawall.core.context import VARIABLE
+from seawall.core.errors import Overloaded
+from seawall.core.outcome import Kind, Outcome, Verdict
+from seawall.pipeline.guarding import Guarding
+from seawall.pipeline.held import Held
+from seawall.pipeline.run import Run
+from seawall.policies.adaptive_limit import AdaptiveLimitRule, LimitState
+from seawall.policies.limit_algorithms import Algorithm
+
+_DROPS = (Kind.TIMEOUT, Kind.CONNECT_TIMEOUT, Kind.OVERLOADED, Kind.CANCELLED)
+"""What counts as dropped when it is a failure; a cancellation is one where a limit of this pipeline cut the call."""
+
+
+@dataclass(frozen=True, slots=True)
+class AdaptiveLimitSnapshot:
+    """One adaptive limit at one moment.
+
+    limit: calls that may run at once now. taken: calls that run or were granted a place; waiting: calls in the queue.
+    rtt: mean seconds of the last window's calls, None before the first. overloaded: whether its queue stands (CoDel).
+    windows: how often it has looked; shed: waiters put out; rejected: calls refused, those included; all since made.
+    """
+
+    kind: str
+    name: str
+    limit: int
+    taken: int
+    waiting: int
+    rtt: float | None
+    overloaded: bool
+    windows: int
+    shed: int
+    rejected: int
+
+
+class AdaptiveLimit(Guarding[LimitState]):
+    """As many calls at once as the callee serves without queueing, found out from latency and throughput.
+
+    initial: the limit to begin with, in [least, most]. Default 20.
+    least, most: its bounds, 1 <= least <= most. Default 1 and 200.
+    algorithm: "correlation" (default: turns back as soon as more calls at once bring no more throughput; does not creep),
+        "aimd" (feels drops only), "vegas", "gradient2" (creeps up under overload that lasts), or one of
+        `seawall.policies.limit_algorithms` with parameters of its own.
+    queue: calls that may wait for a place, >= 0, one queue per priority. Default 0 = refuse at once. While even the shortest
+        wait of the last 100 ms was above 5 ms, waiters older than 10 ms are put out (CoDel).
+    wait: seconds that one call may wait, >= 0. Default None = as long as its deadline allows.
+    name, clock: see `Policy`.
+
+    `sw.priority(...)` decides who is refused first: "sheddable" calls may use 70 % of the limit, "default" calls all of it,
+    and "critical" ones a tenth more, never above `most`; in the queue they stand before the others and take their places.
+    Successes teach the limit their latency; timeouts and what the callee shed count as dropped; all else says nothing.
+    Raises Overloaded for a call that gets no place; ValueError or TypeError for a parameter out of range.
+    Sources: failsafe-go (correlation), Netflix concurrency-limits (windows, AIMD, Vegas, Gradient2), folly (CoDel).
+    """
+
+    kind = "adaptive_limit"
+    error = Overloaded
+
+    def __init__(
+        self,
+        *,
+        initial: int = 20,
+        least: int = 1,
+        most: int = 200,
+        algorithm: Literal["correlation", "aimd", "vegas", "gradient2"] | Algorithm = "correlation",
+        queue: int = 0,
+        wait: float | str | None = None,
+        name: str | None = None,
+        clock: Clock | None = None,
+    ) -> None:
+        self.rule = AdaptiveLimitRule(
+            initial=initial,
+            least=least,
+            most=most,
+            algorithm=algorithm,
+            queue=queue,
+            wait=wait,  # type: ignore[arg-type]  # the rule reads text
+        )
+        self.may_wait = queue > 0 and self.rule.wait != 0
+        super().__init__(self.rule, name=name, clock=clock)
+
+    @property
+    def limit(self) -> int:
+        """How many calls may run at once now."""
+        return int(self.cell.state.limit)
+
+    @property
+    def wait(self) -> float:
+        """Seconds that a call may wait for its place, at most."""
+        if self.rule.queue == 0:
+            return 0.0
+        return float("inf") if self.rule.wait is None else self.rule.wait
+
+    def snapshot(self) -> AdaptiveLimitSnapshot:
+        """What it holds now."""
+        return self.cell.apply(self._read)
+
+    @property
+    def at_rest(self) -> bool:
+        """Whether forgetting it would lose nothing: nobody runs or waits, and nothing was learned."""
+        shot = self.snapshot()
+        return shot.taken == 0 and shot.waiting == 0 and shot.windows == 0
+
+    def admit(self, run: Run, now: float) -> Any:
+        """Ask the rule; a waiter gives up at the end of its wait or at its deadline, whichever is first."""
+        until = now + self.wait
+        if run.deadline is not None:
+            until = min(until, run.deadline)
+        return self.cell.apply(self.rule.admit, now, until, VARIABLE.get().priority)
+
+    def poll(self, ticket: Any, now: float) -> Any:
+        """What a waiter looks at."""
+        return self.cell.apply(self.rule.poll, now, ticket)
+
+    def leave(self, ticket: Any, now: float) -> None:
+        """A waiter gives up."""
+        self.cell.apply(self.rule.leave, now, ticket)
+
+    def release(self, held: Held, permit: Any, outcome: Outcome, verdict: Verdict) -> None:
+        """Give the permit back, once every worker thread that was given up on under it has ended."""
+        running = held.still_running()
+        if running:
+            running[0].on_done(lambda: self.release(held, permit, outcome, verdict))
+            return
+        dropped = outcome is Outcome.FAILURE and verdict.kind in _DROPS
+        self.cell.apply(self.rule.settle, self.clock.monotonic(), permit, outcome, held.took or 0.0, dropped)
+
+    def _read(self, state: LimitState) -> AdaptiveLimitSnapshot:
+        return AdaptiveLimitSnapshot(
+            kind=self.kind,
+            name=self.name,
+            limit=int(state.limit),
+            taken=state.taken,
+            waiting=state.waiting,
+            rtt=state.rtt,
+            overloaded=state.overloaded,
+            windows=state.windows,
+            shed=state.shed,
+            rejected=self.rejected,
+        )
