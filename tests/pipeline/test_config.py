@@ -56,6 +56,19 @@ def test_a_file_becomes_pipelines(file: Path, seawall_time: VirtualClock) -> Non
     assert "4 attempts" in str(stock.explain())
 
 
+def test_every_kind_a_file_can_hold_is_made_from_it(tmp_path: Path) -> None:
+    """A kind that the table names and that cannot be built would be found in production."""
+    from seawall.pipeline.build import KINDS
+
+    values = {"timeout": 1, "bulkhead": 2, "rate_limiter": '"5/s"', "fallback": 0, "cache": '"1min"'}
+    for kind in KINDS:
+        path = tmp_path / f"{kind}.toml"
+        path.write_text(f"[pipelines.a]\npolicies = [{{ {kind} = {values.get(kind, '{}')} }}]")
+        config = sw.load(path)
+        assert [policy.kind for policy in config["a"].policies] == [kind]
+        config.reload()
+
+
 def test_names_are_looked_up_when_used_so_decorators_work_at_import(tmp_path: Path) -> None:
     """Modules are imported before anybody knows where the file is."""
     path = tmp_path / "later.toml"

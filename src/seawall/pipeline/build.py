@@ -9,9 +9,11 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from seawall.core import errors
+from seawall.pipeline.adaptive_limit import AdaptiveLimit
 from seawall.pipeline.adaptive_timeout import AdaptiveTimeout
 from seawall.pipeline.breaker import CircuitBreaker
 from seawall.pipeline.bulkhead import Bulkhead
+from seawall.pipeline.cache import Cache
 from seawall.pipeline.fallback import Fallback
 from seawall.pipeline.hedge import Hedge
 from seawall.pipeline.limiter import RateLimiter
@@ -23,7 +25,9 @@ from seawall.pipeline.timeout import Timeout
 from seawall.policies.backoff import Backoff
 
 KINDS: Final[dict[str, Callable[..., Policy]]] = {
+    "adaptive_limit": AdaptiveLimit,
     "adaptive_timeout": AdaptiveTimeout,
+    "cache": Cache,
     "timeout": Timeout,
     "retry": Retry,
     "circuit_breaker": CircuitBreaker,
@@ -35,7 +39,14 @@ KINDS: Final[dict[str, Callable[..., Policy]]] = {
 }
 """What a file may call a policy, and what it becomes."""
 
-_IN_CODE: Final = {"clock", "failures", "store"}  # parameters that are objects or functions: they belong in code
+_IN_CODE: Final = {
+    "clock",
+    "failures",
+    "store",
+    "weigh",
+    "size_bytes",
+    "negative",
+}  # parameters that are objects or functions: they belong in code
 
 
 class BadTable(ValueError):

@@ -18,6 +18,7 @@ PLACES: Final[tuple[tuple[str, str], ...]] = (
     ("throttle", "as a circuit breaker, which it takes the place of"),
     ("rate_limiter", "outside Bulkhead: nobody holds a seat while waiting for a token"),
     ("bulkhead", "around the attempt alone: a seat is held only while something runs"),
+    ("adaptive_limit", "as a bulkhead, which it takes the place of"),
     ("thread_bulkhead", "as a bulkhead"),
     ("adaptive_timeout", "as the timeout of an attempt"),
     ("timeout", "innermost: the time of one attempt, without our own queues"),
