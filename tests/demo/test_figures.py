@@ -111,7 +111,7 @@ def test_the_comparison_fits_a_terminal_and_says_who_was_better() -> None:
 
 def test_the_deeds_are_counted_from_events() -> None:
     """Words without numbers prove nothing, and numbers must come from what happened."""
-    events = {"breaker.opened": 1, "circuit_breaker.rejected": 17, "rate_limiter.rejected": 23, "retry.budget_spent": 5}
+    events = {"breaker.opened": 1, "breaker.rejected": 17, "limiter.rejected": 23, "retry.budget_spent": 5}
     text = " ".join(report.deeds(figures(STORY, [], [], events=events)))
     for words in ("opened once", "answered 17", "turned 23 away", "refused 5", "closed 0 times"):
         assert words in text

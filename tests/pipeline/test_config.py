@@ -117,7 +117,7 @@ def test_reloading_keeps_what_was_learnt_and_changes_the_numbers(file: Path, sea
     heard.clear()
     with pytest.raises(sw.CircuitOpen):
         stock.call(lambda: 1)
-    assert "circuit_breaker.rejected" in {event.kind for event in heard}
+    assert "breaker.rejected" in {event.kind for event in heard}
     file.write_text(GOOD.replace("slow_call = false", "window_calls = 50").replace("100/s burst 20", "5/s"))
     config.reload()
     assert stock.policy(sw.CircuitBreaker).state == "closed"

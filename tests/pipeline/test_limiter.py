@@ -158,7 +158,7 @@ def test_refusals_and_overflow_are_told_and_counted(clock: VirtualClock) -> None
     assert limiter.try_acquire("b")
     assert not limiter.decide("c").allowed
     kinds = [event.kind for event in told]
-    assert kinds == ["rate_limiter.rejected"] * 3 + ["limiter.overflow", "rate_limiter.rejected"]
+    assert kinds == ["limiter.rejected"] * 3 + ["limiter.overflow", "limiter.rejected"]
     shot = limiter.snapshot()
     assert (shot.rejected, shot.keys, shot.overflowing, shot.waiting) == (4, 1, True, 0)
     assert (shot.kind, shot.algorithm, shot.remaining) == ("rate_limiter", "token_bucket", 1)

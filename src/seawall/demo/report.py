@@ -73,13 +73,13 @@ def deeds(guarded: Figures) -> list[str]:
     """What breaker, bulkhead, limiter and retry budget did, in words, counted from their events."""
     count = _Counts(guarded.events)
     return [
-        f"The circuit breaker opened {_times(count['breaker.opened'])} and answered {count['circuit_breaker.rejected']} "
+        f"The circuit breaker opened {_times(count['breaker.opened'])} and answered {count['breaker.rejected']} "
         f"calls at once instead of sending them into the outage; {_times(count['breaker.half_opened'])} it let a few probes "
         f"through, and it closed {_times(count['breaker.closed'])}.",
         f"The bulkhead kept at most {SEATS} calls at payment, so that no line grew there that nobody would wait for; "
         f"{count['bulkhead.rejected']} calls found no seat in time.",
         f"The rate limiter held us to the {PAYMENT_RATE} calls a second that payment can do, and turned "
-        f"{count['rate_limiter.rejected']} away.",
+        f"{count['limiter.rejected']} away.",
         f"The retry tried {count['retry.scheduled']} calls again, and its budget refused {count['retry.budget_spent']} "
         "further tries: it keeps retries near a tenth of the traffic, so that they cannot multiply the load.",
         f"The time-outs cut {count['timeout.expired']} calls, and the fallback told {count['fallback.used']} customers that "

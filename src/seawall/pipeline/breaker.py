@@ -72,6 +72,7 @@ class CircuitBreaker(Guarding[BreakerState]):
     """
 
     kind = "circuit_breaker"
+    told_as = "breaker"
     error = CircuitOpen
 
     def __init__(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from functools import partial
-from typing import Any, Generic, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 from seawall.core.clock import Clock
 from seawall.core.errors import Rejected
@@ -25,6 +25,8 @@ class Guarding(Policy, Generic[S]):
     """
 
     error: type[Rejected] = Rejected
+    told_as: ClassVar[str | None] = None
+    """What its events begin with; None = its kind."""
 
     def __init__(self, rule: Rule[S], *, name: str | None, clock: Clock | None) -> None:
         super().__init__(name=name, clock=clock)
@@ -75,7 +77,7 @@ class Guarding(Policy, Generic[S]):
         """Count a refusal, tell of it and raise it; a pipeline that observes only counts and tells."""
         self.rejected += 1
         observed = run.pipeline.observes
-        kind = f"{self.kind}.would_reject" if observed else f"{self.kind}.rejected"
+        kind = f"{self.told_as or self.kind}.{'would_reject' if observed else 'rejected'}"
         self.emit(kind, reason=rejection.reason, retry_after=rejection.retry_after, pipeline=run.pipeline.name)
         if not observed:
             raise self.error(f"{self.name} {rejection.reason}", policy=self.name, retry_after=rejection.retry_after)

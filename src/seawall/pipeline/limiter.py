@@ -84,6 +84,7 @@ class RateLimiter(Guarding[LimiterState]):
     """
 
     kind = "rate_limiter"
+    told_as = "limiter"
     error = RateLimited
 
     def __init__(
@@ -130,7 +131,7 @@ class RateLimiter(Guarding[LimiterState]):
             return True
         self.rejected += 1
         if self.sinks or everywhere:
-            self.emit("rate_limiter.rejected", reason="has spent its limit", retry_after=None, key=key)
+            self.emit("limiter.rejected", reason="has spent its limit", retry_after=None, key=key)
         return False
 
     async def atry_acquire(self, key: Hashable = UNKEYED, cost: int = 1) -> bool:
@@ -144,7 +145,7 @@ class RateLimiter(Guarding[LimiterState]):
             return replace(decision, allowed=True, retry_after=0.0)
         if not decision.allowed:
             self.rejected += 1
-            self.emit("rate_limiter.rejected", reason="has spent its limit", retry_after=decision.retry_after, key=key)
+            self.emit("limiter.rejected", reason="has spent its limit", retry_after=decision.retry_after, key=key)
         return decision
 
     async def adecide(self, key: Hashable = UNKEYED, cost: int = 1) -> Decision:
@@ -307,7 +308,7 @@ class RateLimiter(Guarding[LimiterState]):
     def turn_down(self, rejection: Rejection, key: Hashable) -> None:
         """Count a refusal outside pipelines, tell of it and raise it."""
         self.rejected += 1
-        self.emit("rate_limiter.rejected", reason=rejection.reason, retry_after=rejection.retry_after, key=key)
+        self.emit("limiter.rejected", reason=rejection.reason, retry_after=rejection.retry_after, key=key)
         raise RateLimited(f"{self.name} {rejection.reason}", policy=self.name, retry_after=rejection.retry_after)
 
     def _read(self, state: LimiterState, now: float) -> LimiterSnapshot:
