@@ -174,8 +174,9 @@ def test_permits_of_an_earlier_epoch_are_void() -> None:
     """After a fork, what the parent's threads held does not exist here."""
     rule = AdaptiveLimitRule(initial=2, queue=1)
     state = rule.start(0)
-    slots, _ = fill(rule, state, 0), rule.admit(state, 0, FOREVER)
+    slots, waiting = fill(rule, state, 0), rule.admit(state, 0, 5.0)
     rule.restart(state)
+    assert rule.poll(state, 9.0, waiting) == Rejection("began anew while it waited")  # type: ignore[arg-type]
     assert rule.settle(state, 0, slots[0], Outcome.SUCCESS, 0.1) == ()
     assert (state.taken, state.waiting, state.limit) == (0, 0, 2)
 

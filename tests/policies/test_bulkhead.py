@@ -141,6 +141,7 @@ def test_seats_of_an_earlier_epoch_are_void() -> None:
     assert isinstance(waiting, Ticket)
     rule.restart(state)
     assert (state.epoch, state.waiting) == (2, 0)
+    assert isinstance(rule.poll(state, 0, waiting), Rejection)
 
 
 @pytest.mark.parametrize("bad", [{"limit": 0}, {"limit": 1.5}, {"queue": -1}, {"wait": -1}, {"wait": math.nan}, {"order": "x"}])

@@ -88,7 +88,8 @@ def test_the_default_finds_the_knee_of_noisy_and_of_small_servers(workers: int, 
     limits = Server(workers=workers, shape=shape).drive(rule, rule.start(0), 60_000)
     assert 0.8 <= settled(limits) / workers <= 1.2
     late = sorted(limits[len(limits) // 2 :])
-    assert late[-1] < 2.2 * workers
+    assert workers * (0.5 if workers < 50 else 0.7) < late[0]
+    assert late[-1] < workers * (1.8 if workers < 50 else 1.4)
 
 
 def test_the_default_follows_a_server_that_shrinks_and_recovers() -> None:
@@ -115,6 +116,12 @@ def test_the_default_does_not_creep_under_steady_overload(soak_seconds: float, s
     assert all(90 <= mean <= 115 for mean in means)
     assert abs(means[-1] - means[0]) < 8
     assert max(limits[tenth:]) < 150
+
+
+def test_vegas_takes_exponential_service_times_for_a_queue_as_its_page_says() -> None:
+    """The fastest window is far below the mean, and the difference looks like waiting."""
+    rule = AdaptiveLimitRule(algorithm="vegas")
+    assert settled(Server(shape=1).drive(rule, rule.start(0), 60_000)) < 50
 
 
 def test_gradient2_creeps_as_its_page_says() -> None:

@@ -205,6 +205,8 @@ class AdaptiveLimitRule:
         state.epoch += 1
         state.taken = state.shed = 0
         for queue in state.queues:
+            for waiter in queue:
+                waiter.shed = "began anew while it waited"
             queue.clear()
         state.begin(self.initial, self.moves.start())
 

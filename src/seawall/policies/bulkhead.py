@@ -93,6 +93,8 @@ class BulkheadRule:
         if ticket.permit is not None:
             seat: Seat = ticket.permit
             return seat
+        if ticket not in state.queue:
+            return Rejection("began anew while the call waited")
         if ticket.until - now > DUST:
             return ticket.until - now
         state.queue.remove(ticket)
