@@ -13,13 +13,13 @@ from typing import Final
 
 from seawall.core import clock as clocks
 from seawall.core import units
-from seawall.core.context import PRIORITIES, VARIABLE, Context, Priority
+from seawall.core.context import DEADLINE, KEY, PRIORITIES, VARIABLE, Context, Priority, call_key, current, deadline_at
 from seawall.core.events import Event, everywhere
 
 REMAINING: Final = "Seawall-Remaining-Ms"
 ATTEMPT: Final = "Seawall-Attempt"
 PRIORITY: Final = "Seawall-Priority"
-KEY: Final = "Idempotency-Key"
+IDEMPOTENCY_KEY: Final = "Idempotency-Key"
 LONGEST_VALUE: Final = 128  # characters of a header that are looked at
 MOST_ATTEMPTS: Final = 1000
 
@@ -31,15 +31,17 @@ def outgoing_headers() -> dict[str, str]:
     """
     context = VARIABLE.get()
     headers: dict[str, str] = {}
-    if context.deadline is not None:
-        left = max(0.0, context.deadline - clocks.default().monotonic())
+    deadline = deadline_at()
+    if deadline is not None:
+        left = max(0.0, deadline - clocks.default().monotonic())
         headers[REMAINING] = str(int(left * 1000))
     if context.attempt > 1:
         headers[ATTEMPT] = str(context.attempt)
     if context.priority != "default":
         headers[PRIORITY] = context.priority
-    if context.key is not None:
-        headers[KEY] = context.key
+    key = call_key()
+    if key is not None:
+        headers[IDEMPOTENCY_KEY] = key
     return headers
 
 
@@ -62,17 +64,19 @@ def incoming(
     if dark and asked is not None:
         everywhere.emit(Event("deadline.dark", "wire", clock.monotonic(), None, {"remaining": asked}))
     moment = clock.monotonic() + seconds
-    before = VARIABLE.get()
-    if before.deadline is not None:
-        moment = min(moment, before.deadline)
-    context = replace(before, deadline=moment, key=_value(headers, KEY))
+    nearest = deadline_at()
+    if nearest is not None:
+        moment = min(moment, nearest)
+    context = VARIABLE.get()
     if trusted:
         context = replace(context, attempt=_attempt(_value(headers, ATTEMPT)), priority=_priority(_value(headers, PRIORITY)))
-    token = VARIABLE.set(context)
+    tokens = VARIABLE.set(context), DEADLINE.set(moment), KEY.set(_value(headers, IDEMPOTENCY_KEY))
     try:
-        yield context
+        yield current()
     finally:
-        VARIABLE.reset(token)
+        VARIABLE.reset(tokens[0])
+        DEADLINE.reset(tokens[1])
+        KEY.reset(tokens[2])
 
 
 def _value(headers: Mapping[str, str], name: str) -> str | None:

@@ -157,7 +157,7 @@ class CircuitBreaker(Guarding[BreakerState]):
 
     def admit(self, run: Run, now: float) -> Any:
         """Ask the rule."""
-        return self.cell.apply(self.rule.admit, now, self.clock.random.random())
+        return self.cell.apply(self.rule.admit, now, self._chance(self.cell.state.window is None))
 
     def judge_result(self, value: Any, run: Run) -> Verdict:
         """By the user's predicate if there is one, else by the classifier."""
@@ -185,8 +185,13 @@ class CircuitBreaker(Guarding[BreakerState]):
             outcome,
             took=held.took or 0.0,
             hint=verdict.retry_after,
-            u=self.clock.random.random(),
+            u=self._chance(outcome is not Outcome.SUCCESS or permit is not self.cell.state.window),
         )
+
+    def _chance(self, wanted: bool) -> float:  # noqa: FBT001  # not public
+        """A draw for the jitter of the open time, when this step may open it: a seeded source is drawn from as seldom as
+        compiled code draws."""
+        return self.clock.random.random() if wanted and isinstance(self.rule.open_for, Backoff) else 0.5
 
     def _ask(self, error: BaseException) -> bool:
         assert self._failures is not None

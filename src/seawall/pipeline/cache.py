@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any
 
 from seawall.core.clock import Clock
-from seawall.core.context import EMPTY, VARIABLE
+from seawall.core.context import cut_off
 from seawall.core.errors import Misplaced, TimedOut
 from seawall.pipeline.cell import Cell
 from seawall.pipeline.policy import Layer, Policy
@@ -237,7 +237,7 @@ class Seat:
 
     def detach(self) -> None:
         """Cut the context: this code runs in a task or thread of its own."""
-        VARIABLE.set(EMPTY)
+        cut_off()
 
     def lost(self, error: Exception) -> None:
         """A refresh failed; the old answer stays as long as it may."""

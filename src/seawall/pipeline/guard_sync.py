@@ -61,9 +61,16 @@ def wait(held: Any, run: Any) -> None:
 
 def retry(policy: Any, inner: Any, run: Any) -> Any:
     """Try again while the policy finds it worth it."""
-    course = policy.course(run)
+    return repeat(policy.course(run), inner, run)
+
+
+def repeat(course: Any, inner: Any, run: Any) -> Any:
+    """Make the attempts of a course, from the one where it stands."""
     try:
         while True:
+            if course.failed:
+                run.port.sleep(course.pause)
+                course.next()
             try:
                 result = inner(run)
                 if not course.unwanted(result):
@@ -71,8 +78,6 @@ def retry(policy: Any, inner: Any, run: Any) -> Any:
             except Exception as error:
                 if not course.again(error):
                     raise
-            run.port.sleep(course.pause)
-            course.next()
     finally:
         course.end()
 

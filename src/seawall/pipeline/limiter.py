@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from seawall.core import units
 from seawall.core.clock import Clock, resolve
-from seawall.core.context import VARIABLE
+from seawall.core.context import deadline_at
 from seawall.core.errors import RateLimited
 from seawall.core.events import everywhere
 from seawall.core.outcome import Kind, Outcome, Verdict
@@ -297,7 +297,7 @@ class RateLimiter(Guarding[LimiterState]):
         """Pass, or stand in the queue until `timeout` is over or the context's deadline passes. Raises RateLimited."""
         now = port.now()
         until = math.inf if timeout is None else now + timeout
-        deadline = VARIABLE.get().deadline
+        deadline = deadline_at()
         if deadline is not None:
             until = min(until, deadline)
         answer = self.cell.apply(self.rule.admit, now, key, cost, until)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from seawall.core import clock as clocks
 from seawall.core.clock import Clock
+from seawall.core.context import DEADLINE
 from seawall.core.events import Event, Sink, Sinks, everywhere
 from seawall.core.outcome import Classifier, DefaultClassifier
 from seawall.core.runtime import refuse_under_loop
@@ -236,8 +237,10 @@ def _chain(policies: tuple[Policy, ...], twins: Any, innermost: Layer) -> Layer:
 
 
 def _within_deadline(run: Any, chain: Layer, twins: Any) -> Layer:
-    """The chain, cut at the deadline that the caller's context brought along, if it brought one."""
-    return chain if run.deadline is None else partial(twins.timeout, _DEADLINE, chain)
+    """The chain, cut at the deadline that the caller's context brought along, if it brought one that cuts nothing yet."""
+    if run.deadline is None or run.port.cuts_here(DEADLINE.get()):
+        return chain
+    return partial(twins.timeout, _DEADLINE, chain)
 
 
 def _refuse_strangers(policies: tuple[Any, ...]) -> None:

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextvars import Token
 from dataclasses import dataclass, replace
 from functools import partial
-from types import TracebackType
+from types import FrameType, TracebackType
 from typing import Any, Final, Literal
 
 from seawall.core import units
@@ -187,8 +187,8 @@ class Course:
     """One call on its way through its attempts. `pause` is the wait before the next one."""
 
     __slots__ = (
-        "_began",
         "_counted",
+        "_in_loop",
         "_ended_well",
         "_paid",
         "_previous",
@@ -201,7 +201,7 @@ class Course:
         "run",
     )
 
-    def __init__(self, policy: Retry, run: Run, *, in_loop: bool = False) -> None:
+    def __init__(self, policy: Retry, run: Run, *, in_loop: bool = False, counted: bool = False) -> None:
         self.policy = policy
         self.run = run
         self.number = 1
@@ -209,14 +209,11 @@ class Course:
         self.failed = False
         self._paid = 0.0
         self._ended_well = False
-        self._counted = run.enters(policy.budget)
+        self._counted = None if counted else run.enters(policy.budget)
         self._previous: float | None = None
-        self._began = run.port.now()
+        self._in_loop = in_loop
         self._token: Token[Context] | None = None
-        context = VARIABLE.get()
-        self.most = policy.attempts_inside(context.retry)
-        if not in_loop:  # a loop's body is the caller's own code: its context is not ours to change
-            self._token = VARIABLE.set(replace(context, attempt=1, depth=context.depth + 1, retry=policy.made_at))
+        self.most = policy.rule.attempts
 
     def again(self, error: Exception) -> bool:
         """Whether to try again after `error`; if so, `pause` is set and the budget is charged."""
@@ -228,8 +225,7 @@ class Course:
             return True
         self.policy.gave_up += 1
         self.policy.emit("retry.gave_up", attempts=self.number, reason=refused, error=error)
-        took = self.run.port.now() - self._began
-        error.add_note(f"{self.policy.name}: {refused}; {self.number} attempts made in {took:.3g} s")
+        error.add_note(f"{self.policy.name}: {refused}; {self.number} attempts made")
         return False
 
     def unwanted(self, value: Any) -> bool:
@@ -253,8 +249,7 @@ class Course:
         self.number += 1
         self.failed = False
         self.run.attempt = self.number
-        if self._token is not None:
-            VARIABLE.set(replace(VARIABLE.get(), attempt=self.number))
+        self._hand_on()
 
     def end(self) -> None:
         """The call is over; the context is as it was, and the budget knows."""
@@ -268,9 +263,22 @@ class Course:
         """The next turn of a loop."""
         return Attempt(self)
 
+    def _hand_on(self) -> None:
+        """Tell what runs inside which attempt it is in. The first one tells nothing: setting a context costs each call."""
+        if self._in_loop:  # a loop's body is the caller's own code: its context is not ours to change
+            return
+        context = VARIABLE.get()
+        if self._token is not None:
+            VARIABLE.set(replace(context, attempt=self.number))
+        else:
+            inside = replace(context, attempt=self.number, depth=context.depth + 1, retry=self.policy.made_at)
+            self._token = VARIABLE.set(inside)
+
     def _schedule(self, verdict: Verdict, error: Exception | None) -> str | None:
         """Charge for and prepare another attempt; or say why there is none."""
         policy, rule, port = self.policy, self.policy.rule, self.run.port
+        if self.number == 1:
+            self.most = policy.attempts_inside(VARIABLE.get().retry or outer_retry(policy))
         if self.number >= self.most:
             return "no attempts left"
         pause = rule.wait(self.number, port.random(), self._previous, verdict.retry_after)
@@ -338,6 +346,30 @@ def may_repeat(verdict: Verdict, run: Run) -> bool:
     if verdict.repeat is Repeat.IDEMPOTENT:
         return run.identity.idempotent
     return verdict.repeat is Repeat.ALWAYS
+
+
+def outer_retry(inner: Retry) -> str | None:
+    """Where the Retry was made whose first attempt runs now around `inner`, as "file:line", or None.
+
+    Found among the frames of the calls that are under way, and only once an attempt has failed: telling it by the context
+    would cost every call that succeeds. Work that was handed to another task or thread shows no frames, but the context
+    of second and later attempts reaches it.
+    """
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None:
+        if frame.f_code.co_name == "repeat" or frame.f_code.co_filename.startswith(GENERATED):
+            around = frame.f_locals.get("course", frame.f_locals.get(RETRY_IN_GENERATED))
+            around = getattr(around, "policy", around)
+            if isinstance(around, Retry) and around is not inner:
+                return around.made_at
+        frame = frame.f_back
+    return None
+
+
+GENERATED: Final = "<seawall "
+"""How the file names of compiled guards begin."""
+RETRY_IN_GENERATED: Final = "_sw_retry"
+"""What compiled code calls its Retry."""
 
 
 def _caller() -> str:

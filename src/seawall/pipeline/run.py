@@ -6,15 +6,15 @@ import copy
 import inspect
 from collections.abc import Callable, Coroutine
 from contextvars import Token
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 from types import AsyncGeneratorType, GeneratorType
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
-from seawall.core.context import VARIABLE, Context
+from seawall.core.context import DEADLINE, KEY, Armed
 from seawall.core.errors import Misplaced, TimedOut, WrongTwin
 from seawall.core.outcome import Classifier, Outcome
-from seawall.core.runtime import Mark
+from seawall.core.runtime import AT, MARK, Mark
 
 if TYPE_CHECKING:
     from seawall.pipeline.ending import Ending
@@ -80,9 +80,9 @@ class Run:
         self.args = args
         self.kwargs = kwargs if kwargs is not None else {}
         self.identity = identity
-        self.deadline = VARIABLE.get().deadline
         self.owner: object = None
         self.limit = float("inf")
+        self.deadline = self._inherit(DEADLINE.get())
         self.attempt = 1
         self.budgets: tuple[RetryBudget, ...] = ()
         self.waited = 0.0
@@ -90,8 +90,8 @@ class Run:
         self.held: list[Held] = []
         self.source: Any = None
         self.sent: Any = None
-        self.key: str | None = None
-        self.token: Token[Context] | None = None
+        self.key: str | list[Any] | None = None
+        self.token: Token[Any] | None = None
         self.started = 0.0
 
     # --- the beginning and the end of the call
@@ -102,14 +102,14 @@ class Run:
         if self.deadline is not None and self.started >= self.deadline:
             raise TimedOut(f"{self.pipeline.name}: the deadline passed before the call began", policy="deadline", started=False)
         if self.identity is not UNMARKED:
-            self.key = self._key()
+            self.key = key_of(self.identity, self.pipeline, self.args, self.kwargs)
             self.enter()
         self.pipeline.tell("call.started")
 
     def enter(self) -> None:
         """Put the call's key into the context of the code that runs now."""
         if self.key is not None:
-            self.token = VARIABLE.set(replace(VARIABLE.get(), key=self.key))
+            self.token = KEY.set(self.key)
 
     def succeeded(self) -> None:
         """Tell that the call has its result."""
@@ -125,15 +125,13 @@ class Run:
         """Take the identity off the context again."""
         if self.token is not None:
             token, self.token = self.token, None
-            VARIABLE.reset(token)
+            KEY.reset(token)
 
-    def _key(self) -> str:
-        if self.identity.key is None:
-            return f"{self.pipeline.clock.random.getrandbits(128):032x}"
-        key = self.identity.key(*self.args, **self.kwargs)
-        if not isinstance(key, str) or not key:
-            raise TypeError(f"idempotency_key must return a text that is not empty; got {key!r}")
-        return key
+    def _inherit(self, held: float | Armed | None) -> float | None:
+        if not isinstance(held, list):
+            return held
+        self.owner, self.limit = held[MARK].owner, held[MARK].limit
+        return float(held[AT])
 
     # --- what layers ask
 
@@ -245,6 +243,19 @@ def refuse_late_work(name: str, value: Any) -> None:
         f"{name}: the function returned an awaitable, which would run unguarded; "
         "use `await acall(...)`, or decorate an `async def` function"
     )
+
+
+def key_of(identity: Identity, pipeline: Pipeline, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str | list[Any]:
+    """The key of a call: what the user's function makes of its arguments, or a source that one is drawn from on demand.
+
+    Raises TypeError when that function returns no text.
+    """
+    if identity.key is None:
+        return [pipeline.clock.random]
+    key = identity.key(*args, **kwargs)
+    if not isinstance(key, str) or not key:
+        raise TypeError(f"idempotency_key must return a text that is not empty; got {key!r}")
+    return key
 
 
 @lru_cache(maxsize=1024)

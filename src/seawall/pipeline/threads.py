@@ -10,12 +10,11 @@ import contextvars
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from functools import partial
 from typing import Any, Final
 
 from seawall.core.clock import Clock
-from seawall.core.context import VARIABLE
+from seawall.core.context import DEADLINE
 from seawall.core.errors import Overloaded, TimedOut
 from seawall.pipeline.bulkhead import Bulkhead
 from seawall.pipeline.ending import Ending
@@ -57,7 +56,7 @@ class Worker(Ending):
     def _work(self) -> None:
         try:
             if self.until < float("inf"):
-                VARIABLE.set(replace(VARIABLE.get(), deadline=self.until))
+                DEADLINE.set(self.until)
             self._value = self._inner(self._branch)
         except BaseException as error:
             self._error = error

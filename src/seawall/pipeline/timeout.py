@@ -9,9 +9,8 @@ from typing import Any, Literal
 
 from seawall.core import units
 from seawall.core.clock import Clock
-from seawall.core.context import VARIABLE, Context
+from seawall.core.context import DEADLINE, VARIABLE, Armed, Context
 from seawall.core.errors import TimedOut
-from seawall.core.runtime import Mark
 from seawall.pipeline.policy import Layer, Policy
 from seawall.pipeline.run import Run
 
@@ -118,7 +117,7 @@ class Spell:
     It also stands in a permit block, where `ticket` is always None.
     """
 
-    __slots__ = ("_before", "_limit", "_mark", "_run", "_timeout", "_timer", "_token")
+    __slots__ = ("_armed", "_before", "_limit", "_parts", "_run", "_timeout", "_timer", "_token")
     ticket = None
 
     def __init__(self, timeout: Timeout, run: Run, limit: float) -> None:
@@ -126,8 +125,9 @@ class Spell:
         self._run = run
         self._limit = limit
         self._before = (run.deadline, run.owner, run.limit)
-        self._mark: Mark | None = None
-        self._token: Token[Context] | None = None
+        self._armed: Armed | None = None
+        self._token: Token[float | Armed | None] | None = None
+        self._parts: Token[Context] | None = None
         now = run.port.now()
         moment = now + limit
         if run.deadline is not None and run.deadline <= now:
@@ -135,28 +135,26 @@ class Spell:
         if run.deadline is None or moment < run.deadline:
             run.deadline, run.owner, run.limit = moment, run.pipeline, limit
             self._timer = run.port.timer(limit)
-            self._mark = self._timer.arm(run.pipeline)
-        self._hand_on(min(moment, run.deadline))
-
-    def _hand_on(self, moment: float) -> None:
-        timeout = self._timeout
-        context = replace(VARIABLE.get(), deadline=moment)
+            self._armed = self._timer.arm(run.pipeline)
+            self._token = DEADLINE.set(self._armed)
         if timeout.connect is not None or timeout.read is not None:
-            context = replace(context, connect=timeout.connect, read=timeout.read)
-        self._token = VARIABLE.set(context)
+            self._parts = VARIABLE.set(replace(VARIABLE.get(), connect=timeout.connect, read=timeout.read))
 
     def check(self, error: BaseException) -> None:
         """Raise TimedOut when `error` is the cut of this limit; else do nothing."""
-        if self._mark is not None and self._timer.fired(self._mark, error):
+        if self._armed is not None and self._timer.fired(self._armed, error):
             raise self._timeout.expire(self._run, self._limit) from error
 
     def end(self) -> None:
         """The limit is over; deadline and context are as they were."""
-        if self._mark is not None:
-            self._timer.disarm(self._mark)
+        if self._armed is not None:
+            self._timer.disarm(self._armed)
         if self._token is not None:
             token, self._token = self._token, None
-            VARIABLE.reset(token)
+            DEADLINE.reset(token)
+        if self._parts is not None:
+            parts, self._parts = self._parts, None
+            VARIABLE.reset(parts)
         self._run.deadline, self._run.owner, self._run.limit = self._before
 
     # --- in a permit block
@@ -194,19 +192,21 @@ class CallerDeadline:
 class DeadlineSpell:
     """The caller's deadline while a call runs under it. It is nobody's limit: being cut by it blames no callee."""
 
-    __slots__ = ("_mark", "_run", "_timer")
+    __slots__ = ("_armed", "_run", "_timer", "_token")
 
     def __init__(self, run: Run) -> None:
         self._run = run
         left = max(0.0, (run.deadline or 0.0) - run.port.now())
         self._timer = run.port.timer(left)
-        self._mark: Mark = self._timer.arm(None)
+        self._armed: Armed = self._timer.arm(None)
+        self._token = DEADLINE.set(self._armed)
 
     def check(self, error: BaseException) -> None:
         """Raise TimedOut when `error` is the cut of the deadline."""
-        if self._timer.fired(self._mark, error):
+        if self._timer.fired(self._armed, error):
             raise TimedOut(f"{self._run.pipeline.name}: the caller's deadline passed", policy="deadline") from error
 
     def end(self) -> None:
         """The call is over."""
-        self._timer.disarm(self._mark)
+        self._timer.disarm(self._armed)
+        DEADLINE.reset(self._token)
