@@ -35,26 +35,31 @@ Sink = Callable[[Event], object]
 class Sinks:
     """An ordered set of sinks. Adding returns the way to take the sink out again."""
 
-    __slots__ = ("_broken", "_sinks")
+    __slots__ = ("_broken", "_changed", "_sinks")
 
     def __init__(self) -> None:
         self._sinks: tuple[Sink, ...] = ()
         self._broken: set[int] = set()
+        self._changed: Callable[[], object] | None = None
 
     def __bool__(self) -> bool:
         return bool(self._sinks)
+
+    def on_change(self, callback: Callable[[], object] | None) -> None:
+        """Call `callback` whenever a sink comes or goes; it takes the place of the one before."""
+        self._changed = callback
 
     def add(self, sink: Sink) -> Callable[[], None]:
         """Send every event from now on to `sink`; calling the result ends it. Raises TypeError for no callable."""
         if not callable(sink):
             raise TypeError(f"sink must be callable with one Event; got {sink!r}")
-        self._sinks = (*self._sinks, sink)
+        self._set((*self._sinks, sink))
 
         def unsubscribe() -> None:
             remaining = list(self._sinks)
             if sink in remaining:
                 remaining.remove(sink)
-            self._sinks = tuple(remaining)
+            self._set(tuple(remaining))
 
         return unsubscribe
 
@@ -65,6 +70,11 @@ class Sinks:
                 sink(event)
             except Exception:
                 self._report(sink, event)
+
+    def _set(self, sinks: tuple[Sink, ...]) -> None:
+        self._sinks = sinks
+        if self._changed is not None:
+            self._changed()
 
     def _report(self, sink: Sink, event: Event) -> None:
         if id(sink) in self._broken:

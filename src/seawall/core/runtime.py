@@ -12,7 +12,7 @@ import sys
 import threading
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from seawall.core.context import Armed
 from seawall.core.errors import WrongTwin
@@ -34,6 +34,11 @@ class Mark:
 
 AT, TASK, DEPTH, HIT, MARK = range(5)
 """What stands where in an armed limit (`context.Armed`)."""
+
+
+CHEAP_LOOP: Final = sys.version_info >= (3, 12)
+"""Whether asking for the running loop is cheap. On 3.11 that asks the kernel for the process id; compiled code asks the loop's
+own thread there instead, which asyncio's loops keep for themselves."""
 
 
 class Cancellable(Protocol):

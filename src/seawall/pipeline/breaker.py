@@ -153,6 +153,11 @@ class CircuitBreaker(Guarding[BreakerState]):
         shot = self.snapshot()
         return shot.state == "closed" and shot.calls == 0
 
+    @property
+    def judges_results(self) -> bool:
+        """Whether a predicate of its own looks at results."""
+        return self._failures is not None
+
     # --- the guard's part
 
     def admit(self, run: Run, now: float) -> Any:
@@ -175,7 +180,8 @@ class CircuitBreaker(Guarding[BreakerState]):
 
     def release(self, held: Held, permit: Any, outcome: Outcome, verdict: Verdict) -> None:
         """Count the result."""
-        now = held.run.port.now()
+        now, took = held.run.port.now(), held.took or 0.0
+        slow = self.rule.slow_call is not None and took > self.rule.slow_call
         if verdict.kind is Kind.THROTTLED and verdict.retry_after and self.keyed:
             self.cell.apply(self.rule.pause, now, permit, verdict.retry_after)
         self.cell.apply(
@@ -183,9 +189,9 @@ class CircuitBreaker(Guarding[BreakerState]):
             now,
             permit,
             outcome,
-            took=held.took or 0.0,
+            took=took,
             hint=verdict.retry_after,
-            u=self._chance(outcome is not Outcome.SUCCESS or permit is not self.cell.state.window),
+            u=self._chance(slow or outcome is not Outcome.SUCCESS or permit is not self.cell.state.window),
         )
 
     def _chance(self, wanted: bool) -> float:  # noqa: FBT001  # not public

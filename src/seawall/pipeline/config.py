@@ -179,7 +179,7 @@ def _depth(value: object) -> int:
 
 def _take_over(fresh: Pipeline, old: Pipeline) -> None:
     """Policies of the same kind in the same order go on where the old ones were."""
-    fresh.sinks = old.sinks
+    fresh.listen(old.sinks)
     for kind in {policy.kind for policy in fresh.policies}:
         mine = [policy for policy in fresh.policies if policy.kind == kind]
         theirs = [policy for policy in old.policies if policy.kind == kind]

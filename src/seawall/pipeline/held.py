@@ -88,9 +88,15 @@ class Held:
 
     def judge(self, value: Any) -> None:
         """Classify a result. A predicate of the user's that raises leaves the call ignored."""
+        self._judged = True  # also when a predicate raises
+        self._measure()
+        self.decide(self.policy.judge_result(value, self.run))
+
+    def decide(self, verdict: Verdict) -> None:
+        """Take the verdict of a result."""
         self._judged = True
         self._measure()
-        self._decide(self.policy.judge_result(value, self.run))
+        self._decide(verdict)
 
     def fail(self, error: BaseException) -> None:
         """Classify an error, once."""

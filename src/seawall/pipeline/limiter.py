@@ -120,6 +120,11 @@ class RateLimiter(Guarding[LimiterState]):
             self.why_no_block = "a block has no arguments to take a key or a cost from; use reserve() or acquire()"
         super().__init__(self.rule, name=name, clock=clock)
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether every call spends one unit of one bucket for all: no key, no other cost, no pause that the callee asks for."""
+        return self._key is None and self._cost == 1 and not self.rule.obeys_hints
+
     # --- asking directly
 
     def try_acquire(self, key: Hashable = UNKEYED, cost: int = 1) -> bool:

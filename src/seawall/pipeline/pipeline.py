@@ -14,6 +14,7 @@ from seawall.core.events import Event, Sink, Sinks, everywhere
 from seawall.core.outcome import Classifier, DefaultClassifier
 from seawall.core.runtime import refuse_under_loop
 from seawall.pipeline import guard_sync
+from seawall.pipeline.gate import Gates
 from seawall.pipeline.policy import Layer, Policy
 from seawall.pipeline.run import AsyncRun, Identity, SyncRun
 from seawall.pipeline.streams import AsyncStream, SyncStream
@@ -68,11 +69,12 @@ class Pipeline(Verbs):
         self.observes = bool(observe)
         self._given_name = name
         self._own_clock = _common_clock(policies, clock)
-        self.sinks = Sinks()
+        self.gates = Gates(self)
+        self.listen(Sinks())
         _name_policies(policies, self._own_clock)
-        self._may_wait = any(policy.may_wait for policy in policies)
-        self._sync = _chain(policies, guard_sync, guard_sync.invoke)
-        self._async: Layer | None = None
+        self.may_wait = any(policy.may_wait for policy in policies)
+        self._chains: dict[str, tuple[Layer, ...]] = {}
+        self._callers: dict[tuple[bool, bool], Callable[..., Any] | None] = {}
         self._streams: dict[str, tuple[Layer, Layer]] = {}
 
     @classmethod
@@ -110,6 +112,12 @@ class Pipeline(Verbs):
         """An unnamed pipeline is called after the first function that it decorates."""
         if self._given_name is None:
             self._given_name = getattr(function, "__qualname__", type(function).__qualname__)
+
+    def listen(self, sinks: Sinks) -> None:
+        """Tell of its calls to these sinks from now on."""
+        self.sinks = sinks
+        sinks.on_change(self.gates.refresh)
+        self.gates.refresh()
 
     @property
     def heard(self) -> bool:
@@ -167,28 +175,56 @@ class Pipeline(Verbs):
     def __repr__(self) -> str:
         return f"<Pipeline {self.name!r}: {' > '.join(policy.name for policy in self.policies) or 'nothing'}>"
 
-    # --- running: the reference, which the compiler must equal
+    # --- running
 
     def run_sync(self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], identity: Identity) -> Any:
         """One call of a plain function."""
-        if SWITCH.off:
-            return function(*args, **kwargs)
-        if self._may_wait:
-            refuse_under_loop(f"a guarded call of {self.name}", "acall(...) or an `async def` function")
-        return guard_sync.perform(SyncRun(self, self.clock.threads, function, args, kwargs, identity), self._sync)
+        caller = self._caller(identity, is_async=False)
+        if caller is None:
+            return self.plain_sync(function, args, kwargs, identity)
+        return caller(function, *args, **kwargs)
 
     async def run_async(
         self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], identity: Identity
     ) -> Any:
         """One call of an async function."""
+        caller = self._caller(identity, is_async=True)
+        if caller is None:
+            return await self.plain_async(function, args, kwargs, identity)
+        return await caller(function, *args, **kwargs)
+
+    def _caller(self, identity: Identity, *, is_async: bool) -> Callable[..., Any] | None:
+        """The compiled guard whose first argument is the function, made once; None for a call with a key of its own."""
+        if identity.key is not None:
+            return None
+        key = (is_async, identity.idempotent)
+        if key not in self._callers:
+            from seawall.pipeline.wrap import caller
+
+            self._callers[key] = caller(self, identity, is_async=is_async)
+        return self._callers[key]
+
+    # --- running plainly: the reference, which compiled code must equal
+
+    def plain_sync(self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], identity: Identity) -> Any:
+        """One call of a plain function by the plain guards."""
+        if SWITCH.off:
+            return function(*args, **kwargs)
+        if self.may_wait:
+            refuse_under_loop(f"a guarded call of {self.name}", "acall(...) or an `async def` function")
+        run = SyncRun(self, self.clock.threads, function, args, kwargs, identity)
+        return guard_sync.perform(run, self.chains(guard_sync)[0])
+
+    async def plain_async(
+        self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], identity: Identity
+    ) -> Any:
+        """One call of an async function by the plain guards."""
         from seawall.pipeline import guard_async
 
         run = AsyncRun(self, self.clock.tasks, function, args, kwargs, identity)
         if SWITCH.off:
             return await run.answer(function(*args, **kwargs))
-        if self._async is None:
-            self._async = _chain(self.policies, guard_async, guard_async.invoke)
-        return await guard_async.perform(run, _within_deadline(run, self._async, guard_async))
+        return await guard_async.perform(run, _within_deadline(run, self.chains(guard_async)[0], guard_async))
 
     def run_stream(
         self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], identity: Identity
@@ -196,7 +232,7 @@ class Pipeline(Verbs):
         """One call of a generator function."""
         if SWITCH.off:
             return (yield from function(*args, **kwargs))
-        if self._may_wait:
+        if self.may_wait:
             refuse_under_loop(f"a guarded stream of {self.name}", "an async generator function")
         run = SyncStream(self, self.clock.threads, function, args, kwargs, identity)
         opening, items = self._stream_chains(guard_sync)
@@ -215,25 +251,32 @@ class Pipeline(Verbs):
         opening, items = self._stream_chains(guard_async)
         return guard_async.stream(run, _within_deadline(run, opening, guard_async), items)
 
+    def chains(self, twins: Any) -> tuple[Layer, ...]:
+        """The plain guards from each layer inwards: the first is the whole pipeline, the last the call itself."""
+        chains = self._chains.get(twins.KIND)
+        if chains is None:
+            chains = self._chains[twins.KIND] = _chains_of(self.policies, twins, twins.invoke)
+        return chains
+
     def _stream_chains(self, twins: Any) -> tuple[Layer, Layer]:
         chains = self._streams.get(twins.KIND)
         if chains is None:
             items: Layer = twins.step
             for policy in reversed(self.policies):
                 items = policy.item_layer(twins, items)
-            chains = self._streams[twins.KIND] = (_chain(self.policies, twins, twins.invoke), items)
+            chains = self._streams[twins.KIND] = (self.chains(twins)[0], items)
         return chains
 
 
-def _chain(policies: tuple[Policy, ...], twins: Any, innermost: Layer) -> Layer:
-    """The layers of a pipeline as one function of the run. Inside a thread pool everything is sync."""
-    chain = innermost
+def _chains_of(policies: tuple[Policy, ...], twins: Any, innermost: Layer) -> tuple[Layer, ...]:
+    """The layers of a pipeline as functions of the run, from each one inwards. Inside a thread pool everything is sync."""
+    chains = [innermost]
     for index in range(len(policies) - 1, -1, -1):
-        policy = policies[index]
+        policy, inner = policies[index], chains[0]
         if policy.kind == "thread_bulkhead" and twins.KIND != "threads":
-            chain = _chain(policies[index + 1 :], guard_sync, guard_sync.invoke)
-        chain = policy.layer(twins, chain)
-    return chain
+            inner = _chains_of(policies[index + 1 :], guard_sync, guard_sync.invoke)[0]
+        chains.insert(0, policy.layer(twins, inner))
+    return tuple(chains)
 
 
 def _within_deadline(run: Any, chain: Layer, twins: Any) -> Layer:

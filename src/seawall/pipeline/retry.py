@@ -157,6 +157,11 @@ class Retry(Policy):
         self.retried = self.gave_up = 0
         self._warned = False
 
+    @property
+    def judges_results(self) -> bool:
+        """Whether a predicate of its own looks at results, or the classifier may; types look at errors alone."""
+        return self._predicate is not None
+
     def worth(self, error: Exception, run: Run) -> Verdict | None:
         """The verdict of an error that is worth another try, or None."""
         verdict = run.classifier.error(error)

@@ -200,7 +200,7 @@ class SyncRun(Run):
 
     def finish(self, value: Any) -> Any:
         """Hand the callee's result on, unless it is something that would run unguarded after we return."""
-        if isinstance(value, _WOULD_RUN_LATER) or hasattr(type(value), "__await__"):
+        if would_run_later(value):
             refuse_late_work(self.pipeline.name, value)
         return value
 
@@ -217,10 +217,7 @@ class AsyncRun(Run):
     async def finish(self, value: Any) -> Any:
         """Await what the callee returned. Raises WrongTwin when that is no awaitable."""
         if not hasattr(type(value), "__await__"):
-            raise WrongTwin(
-                f"{self.pipeline.name}: {self.fn!r} returned {type(value).__name__}, which cannot be awaited; "
-                "use `call` for plain functions"
-            )
+            refuse_no_work(self.pipeline.name, self.fn, value)
         return await value
 
     async def answer(self, value: Any) -> Any:
@@ -229,6 +226,18 @@ class AsyncRun(Run):
 
 
 _WOULD_RUN_LATER: Final = (GeneratorType, AsyncGeneratorType)
+
+
+def would_run_later(value: Any) -> bool:
+    """Whether a plain function's result is work that has not happened yet."""
+    return isinstance(value, _WOULD_RUN_LATER) or hasattr(type(value), "__await__")
+
+
+def refuse_no_work(name: str, function: Any, value: Any) -> None:
+    """Raise for the result of an async call that cannot be awaited."""
+    raise WrongTwin(
+        f"{name}: {function!r} returned {type(value).__name__}, which cannot be awaited; use `call` for plain functions"
+    )
 
 
 def refuse_late_work(name: str, value: Any) -> None:

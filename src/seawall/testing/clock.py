@@ -202,6 +202,8 @@ def _virtualise(clock: VirtualClock, loop: Any) -> Callable[[], None]:
     real_select, real_executor = selector.select, loop.run_in_executor
 
     def select(timeout: float | None = None) -> Any:
+        if timeout is not None and timeout > 0 and any([lane.tidy() for lane in loop._seawall_lanes]):
+            timeout = 0  # a timer was set that nobody waits for any more; the loop looks again
         if timeout is None or timeout <= 0:
             return real_select(timeout)
         ready = real_select(0)
@@ -226,12 +228,13 @@ def _virtualise(clock: VirtualClock, loop: Any) -> Callable[[], None]:
         await loop.shutdown_default_executor(*args, **kwargs)
 
     def restore() -> None:
-        for name in ("time", "run_in_executor", "shutdown_default_executor", "_seawall_offset"):
+        for name in ("time", "run_in_executor", "shutdown_default_executor", "_seawall_offset", "_seawall_lanes"):
             vars(loop).pop(name, None)
         vars(selector).pop("select", None)
 
     loop.time = lambda: clock.monotonic() + offset
     loop._seawall_offset = offset
+    loop._seawall_lanes = []
     loop.run_in_executor = run_in_executor
     loop.shutdown_default_executor = shutdown_default_executor
     selector.select = select
