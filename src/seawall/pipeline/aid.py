@@ -103,22 +103,23 @@ class Aid:
     # --- a retry
 
     def again(
-        self, policy: Retry, fn: Any, args: tuple[Any, ...], kwargs: dict[str, Any], error: Exception, before: Run | None
+        self, fn: Any, args: tuple[Any, ...], kwargs: dict[str, Any], error: Exception, before: Run | None
     ) -> Course | None:
         """The course that goes on after the first attempt failed, or None when the error leaves."""
-        return self._course(policy, fn, args, kwargs, before, lambda course: course.again(error))
+        return self._course(fn, args, kwargs, before, lambda course: course.again(error))
 
     def unsatisfied(
-        self, policy: Retry, fn: Any, args: tuple[Any, ...], kwargs: dict[str, Any], value: Any, before: Run | None
+        self, fn: Any, args: tuple[Any, ...], kwargs: dict[str, Any], value: Any, before: Run | None
     ) -> Course | None:
         """The course that goes on after the first attempt's result, or None when the result stands."""
-        if policy.unwanted(value, self) is None:  # type: ignore[arg-type]  # it asks for classifier and identity alone
+        if self.policy.unwanted(value, self) is None:  # it asks for classifier and identity alone
             return None
-        return self._course(policy, fn, args, kwargs, before, lambda course: course.unwanted(value))
+        return self._course(fn, args, kwargs, before, lambda course: course.unwanted(value))
 
     def _course(
-        self, policy: Retry, fn: Any, args: Any, kwargs: Any, before: Run | None, goes_on: Callable[[Course], bool]
+        self, fn: Any, args: Any, kwargs: Any, before: Run | None, goes_on: Callable[[Course], bool]
     ) -> Course | None:
+        policy: Retry = self.policy
         run = self.begin(fn, args, kwargs, before)
         if policy.budget is not None:
             run.budgets = (*run.budgets, policy.budget)

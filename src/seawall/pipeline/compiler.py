@@ -18,6 +18,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Final
 
 from seawall.core.clock import SystemClock
@@ -29,7 +30,7 @@ from seawall.pipeline.gate import Gate
 from seawall.pipeline.retry import GENERATED, Retry
 from seawall.pipeline.run import UNMARKED, AsyncRun, Identity, SyncRun, key_of, refuse_late_work, refuse_no_work, would_run_later
 from seawall.pipeline.signatures import GENERIC, Shape, shape_of
-from seawall.pipeline.templates import SLOWLY, Part, home_of_tasks, part_of
+from seawall.pipeline.templates import LIMITER, SLOWLY, Part, part_of
 from seawall.pipeline.timeout import DeadlineSpell, Timeout
 
 if TYPE_CHECKING:
@@ -56,14 +57,14 @@ def compiled(pipeline: Pipeline, function: Any, identity: Identity, *, is_async:
 
     plain: the same by the plain guards, with the same parameters. function: None makes one whose first argument is the function.
     """
-    work = _Work(pipeline, identity, is_async)
+    work = Work(pipeline, identity, is_async=is_async, plain=plain)
     if not work.parts and pipeline.policies:
         return None
     shape = GENERIC if function is None else shape_of(function)
-    names = work.names | shape.defaults | {"_sw_plain": plain}
+    names = work.names | shape.defaults | {"_sw_cold": work.cold}
     if function is not None:
         names["_sw_fn"] = function
-    guarded, regate = factory(work.text(shape, given=function is None), pipeline)(**names)
+    guarded, regate = factory(work.text(shape, sorted(names), given=function is None))(**names)
     if function is not None:
         functools.update_wrapper(guarded, function)
     guarded.__seawall__ = work
@@ -71,22 +72,26 @@ def compiled(pipeline: Pipeline, function: Any, identity: Identity, *, is_async:
     return guarded
 
 
-class _Work:
-    """One guard under construction: its layers from the outermost one to the first that has no text."""
+class Work:
+    """One compiled guard: its layers from the outermost one to the first that has no text.
 
-    def __init__(self, pipeline: Pipeline, identity: Identity, is_async: bool) -> None:  # noqa: FBT001  # not public
+    names: what its text names. cold: what that names away from the fast path. aids: each layer's way into the plain guards.
+    """
+
+    def __init__(self, pipeline: Pipeline, identity: Identity, *, is_async: bool, plain: Callable[..., Any]) -> None:
         self.pipeline = pipeline
         self.identity = identity
         self.is_async = is_async
         self.names: dict[str, object] = {}
+        self.cold = SimpleNamespace(plain=plain)
         self.parts: list[Part] = []
         self.aids: list[Aid] = []
-        self.twins: Any = guard_sync
+        self._twins: Any = guard_sync
         if is_async:
             from seawall.pipeline import guard_async
 
-            self.twins = guard_async
-        self._chains = pipeline.chains(self.twins)
+            self._twins = guard_async
+        self._chains = pipeline.chains(self._twins)
         self._port = pipeline.clock.tasks if is_async else pipeline.clock.threads
         self._collect()
         self._name()
@@ -99,21 +104,18 @@ class _Work:
     def _collect(self) -> None:
         for index, policy in enumerate(self.pipeline.policies[:MOST_LAYERS]):
             aid = self._aid(index)
+            self.aids.append(aid)
+            setattr(self.cold, f"begin{index}", aid.begin)
+            setattr(self.cold, f"tail{index}", aid.tail)
             part = part_of(policy, aid)
             if part is None:
-                break
+                return
             self.parts.append(part)
-            self.aids.append(aid)
             if "lanes" in part.names:
-                self.names.setdefault("_sw_first_lanes", part.names["lanes"])
-            for name, value in part.names.items():
-                self.names[name if name.startswith("_sw_") else f"_sw_{name}{index}"] = value
-            self.names[f"_sw_begin{index}"], self.names[f"_sw_tail{index}"] = aid.begin, aid.tail
-        rest = len(self.parts)
-        if rest < len(self.pipeline.policies):
-            aid = self._aid(rest)
-            self.aids.append(aid)
-            self.names[f"_sw_begin{rest}"], self.names[f"_sw_tail{rest}"] = aid.begin, aid.tail
+                self.names.setdefault("_sw_home_lanes", part.names["lanes"])
+            self.names |= {_numbered_name(name, index): value for name, value in part.names.items()}
+            for name, value in part.cold.items():
+                setattr(self.cold, _numbered_name(name, index).removeprefix("_sw_"), value)
 
     def _aid(self, index: int) -> Aid:
         outer = self.pipeline.policies[:index]
@@ -127,7 +129,7 @@ class _Work:
             port=self._port,
             tail=self._chains[index],
             inner=self._chains[index + 1],
-            repeat=self.twins.repeat,
+            repeat=self._twins.repeat,
             budgets=tuple(policy.budget for policy in retries if policy.budget is not None),
             limits=tuple(policy.seconds for policy in outer if isinstance(policy, Timeout)),
             retries=bool(retries),
@@ -135,56 +137,80 @@ class _Work:
 
     def _name(self) -> None:
         """The objects that the frame of every guard names."""
-        clock, is_system = self.pipeline.clock, type(self.pipeline.clock) is SystemClock
-        self.names |= {
-            "_sw_now": time.monotonic if is_system else clock.monotonic,
-            "_sw_nanoseconds": time.monotonic_ns,
-            "_sw_deadline": DEADLINE.get,
-            "_sw_within": self._within_task if self.is_async else self._within,
-        }
-        if self.is_async:
-            self.names |= home_of_tasks() | {"_sw_dated": self._dated, "_sw_refuse": functools.partial(refuse_no_work, self.pipeline.name)}
+        if type(self.pipeline.clock) is SystemClock:
+            self.names["_sw_now"] = time.monotonic
+            self.names["_sw_nanoseconds"] = time.monotonic_ns
         else:
-            self.names |= {"_sw_known": KNOWN, "_sw_look": functools.partial(look, self.pipeline.name)}
+            self.names["_sw_now"] = self.pipeline.clock.monotonic
+        self.names["_sw_deadline"] = DEADLINE.get
+        self.cold.within = self._within_task if self.is_async else self._within
+        if self.is_async:
+            self._name_tasks()
+        else:
+            self.names["_sw_known"] = KNOWN
+            self.cold.look = functools.partial(look, self.pipeline.name)
         if self.identity is not UNMARKED:
             self.names |= {"_sw_key": self._key, "_sw_set_key": KEY.set, "_sw_reset_key": KEY.reset}
 
+    def _name_tasks(self) -> None:
+        import asyncio
+
+        self.cold.dated = self._dated
+        self.cold.refuse = functools.partial(refuse_no_work, self.pipeline.name)
+        if CHEAP_LOOP:
+            self.names |= {"_sw_running": asyncio._get_running_loop, "_sw_current": asyncio.current_task}
+        else:  # the running task of each loop: what current_task looks into, after it has asked for the loop
+            self.names |= {"_sw_ident": threading.get_ident, "_sw_tasks": asyncio.tasks._current_tasks}  # type: ignore[attr-defined]
+
     # --- the text
 
-    def text(self, shape: Shape, *, given: bool) -> str:
-        """The source of the factory. given: whether the function comes as the first argument of each call."""
+    def text(self, shape: Shape, names: list[str], *, given: bool) -> str:
+        """The source of the factory. names: of its parameters. given: whether each call brings its function as first argument."""
         whole = len(self.parts) == len(self.pipeline.policies)
         inner = self._call(shape, given=given) if whole else _numbered(SLOWLY, len(self.parts))
         for index in range(len(self.parts) - 1, -1, -1):
             part = self.parts[index]
-            text = _numbered(_chosen(part.text, part.flags), index)
+            flags = part.flags | ({"last"} if self._is_last(index) else set())
+            text = _numbered(_chosen(part.text, flags), index)
             inner = _filled(text, {"SLOWLY": _numbered(SLOWLY, index), "INNER": inner})
         if self.identity is not UNMARKED:
             inner = _filled(_KEYED, {"INNER": inner})
-        given_parameter = "_sw_fn, /, " if given else ""
         call = f"{'_sw_fn, ' if given else ''}{shape.call}"
         body = _filled(self._frame(call), {"INNER": inner})
-        body = body.replace("ARGUMENTS", f"{shape.args}, {shape.kwargs}").replace("AWAIT ", "await " if self.is_async else "")
-        names = sorted(set(self.names) | set(shape.defaults) | {"_sw_plain"} | (set() if given else {"_sw_fn"}))
+        alone = whole and len(self.parts) <= 1
+        for word, meant in (
+            ("ARGUMENTS", f"{shape.args}, {shape.kwargs}"),
+            ("AWAIT ", "await " if self.is_async else ""),
+            ("BEFORE", "None" if alone else "_sw_run"),
+        ):
+            body = body.replace(word, meant)
+        if alone:
+            body = body.replace("_sw_run = None\n", "")
+        named = [name for name in names if name in body or name in shape.parameters]
         return _FACTORY.format(
-            names=", ".join(names),
+            names=", ".join([*named, "**_sw_others"]),
             word="async def" if self.is_async else "def",
-            parameters=given_parameter + shape.parameters,
+            parameters=f"{'_sw_fn, /, ' if given else ''}{shape.parameters}",
             body=_indented(body, 8),
         )
+
+    def _is_last(self, index: int) -> bool:
+        """Whether nothing is left to do once this layer has its result: no layer around it looks at it, and no key is taken back."""
+        outer = {part.text for part in self.parts[:index]}
+        return outer <= {LIMITER} and self.identity is UNMARKED
 
     def _call(self, shape: Shape, *, given: bool) -> str:
         call = f"_sw_r = _sw_fn({shape.call})"
         if not self.is_async:
-            return f"{call}\nif _sw_r is not None and _sw_r.__class__ not in _sw_known:\n    _sw_look(_sw_r)"
+            return f"{call}\nif _sw_r is not None and _sw_r.__class__ not in _sw_known:\n    _sw_cold.look(_sw_r)"
         if given:
-            return f'{call}\nif not hasattr(_sw_r.__class__, "__await__"):\n    _sw_refuse(_sw_fn, _sw_r)\n_sw_r = await _sw_r'
+            return f'{call}\nif not hasattr(_sw_r.__class__, "__await__"):\n    _sw_cold.refuse(_sw_fn, _sw_r)\n_sw_r = await _sw_r'
         return f"_sw_r = await _sw_fn({shape.call})"
 
     def _frame(self, call: str) -> str:
         text = "".join(part.text for part in self.parts)
-        flags = {"limits"} if "_sw_lanes@" in text else set()
-        if flags and CHEAP_LOOP:
+        flags = {"limits"} if "_sw_limit@" in text else set()
+        if CHEAP_LOOP:
             flags.add("cheap")
         frame = _chosen(_FRAME_TASKS if self.is_async else _FRAME_THREADS, frozenset(flags))
         return frame.replace("CALL", call).replace("CLOCK", self._clock(text))
@@ -212,11 +238,11 @@ class _Work:
         """The caller's deadline as a moment; None when it has passed, or when nothing cuts this task then."""
         return self._within(held) if self._port.cuts_here(held) else None
 
-    async def _dated(self, guarded: Callable[..., Any], plain: Callable[..., Any], fn: Any, *args: Any, **kwargs: Any) -> Any:
+    async def _dated(self, guarded: Callable[..., Any], fn: Any, /, *args: Any, **kwargs: Any) -> Any:
         """One call under a deadline that cuts nothing yet: it is armed once, around the compiled call."""
         run = AsyncRun(self.pipeline, self._port, fn, args, kwargs, self.identity)
         if run.deadline is None or run.deadline <= self._port.now():
-            return await plain(*args, **kwargs)
+            return await self.cold.plain(*args, **kwargs)
         spell = DeadlineSpell(run)
         try:
             return await guarded(*args, **kwargs)
@@ -241,11 +267,13 @@ def _sw_make({names}):
 _FRAME_THREADS: Final = """
 if _sw_gate is not None:
     return _sw_gate(CALL)
-_sw_o = _sw_deadline()
-if _sw_o is not None:
-    _sw_o = _sw_within(_sw_o)
-    if _sw_o is None:
-        return _sw_plain(CALL)
+if _sw_deadline() is not None and _sw_cold.within(_sw_deadline()) is None: #if not limits
+    return _sw_cold.plain(CALL) #if not limits
+_sw_o = _sw_deadline() #if limits
+if _sw_o is not None: #if limits
+    _sw_o = _sw_cold.within(_sw_o) #if limits
+    if _sw_o is None: #if limits
+        return _sw_cold.plain(CALL) #if limits
 _sw_run = None
 CLOCK
 INNER
@@ -257,18 +285,18 @@ if _sw_gate is not None:
     return await _sw_gate(CALL)
 _sw_o = _sw_deadline()
 if _sw_o is not None:
-    _sw_o = _sw_within(_sw_o)
+    _sw_o = _sw_cold.within(_sw_o)
     if _sw_o is None:
-        return await _sw_dated(guarded, _sw_plain, _sw_fn, CALL)
+        return await _sw_cold.dated(guarded, _sw_fn, CALL)
 _sw_run = None
-_sw_home = _sw_first_lanes.lane #if limits
+_sw_home = _sw_home_lanes.lane #if limits
 if _sw_home.loop is not _sw_running(): #if limits and cheap
 if _sw_home.life._thread_id != _sw_ident(): #if limits and not cheap
-    _sw_home = _sw_first_lanes.find() #if limits
+    _sw_home = _sw_home_lanes.find() #if limits
 _sw_task = _sw_current(_sw_home.loop) #if limits and cheap
 _sw_task = _sw_tasks.get(_sw_home.loop) #if limits and not cheap
 if _sw_task is None: #if limits
-    return await _sw_plain(CALL) #if limits
+    return await _sw_cold.plain(CALL) #if limits
 CLOCK
 INNER
 return _sw_r
@@ -283,7 +311,7 @@ finally:
 """
 
 
-def factory(text: str, pipeline: Pipeline) -> Callable[..., Any]:
+def factory(text: str) -> Callable[..., Any]:
     """The factory of a source, made once per text. Its lines stand in `linecache`, so that tracebacks show them."""
     with _lock:
         known = _factories.get(text)
@@ -310,6 +338,10 @@ def look(name: str, value: Any) -> None:
         refuse_late_work(name, value)
     if len(KNOWN) < MOST_TYPES:
         KNOWN.add(type(value))
+
+
+def _numbered_name(name: str, index: int) -> str:
+    return name if name.startswith("_sw_") else f"_sw_{name}{index}"
 
 
 def _chosen(text: str, flags: frozenset[str]) -> str:

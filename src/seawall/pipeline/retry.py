@@ -363,8 +363,8 @@ def outer_retry(inner: Retry) -> str | None:
     frame: FrameType | None = sys._getframe(1)
     while frame is not None:
         if frame.f_code.co_name == "repeat" or frame.f_code.co_filename.startswith(GENERATED):
-            around = frame.f_locals.get("course", frame.f_locals.get(RETRY_IN_GENERATED))
-            around = getattr(around, "policy", around)
+            course, cold = frame.f_locals.get("course"), frame.f_locals.get(COLD)
+            around = getattr(course, "policy", None) or getattr(cold, "retry", None)
             if isinstance(around, Retry) and around is not inner:
                 return around.made_at
         frame = frame.f_back
@@ -373,8 +373,8 @@ def outer_retry(inner: Retry) -> str | None:
 
 GENERATED: Final = "<seawall "
 """How the file names of compiled guards begin."""
-RETRY_IN_GENERATED: Final = "_sw_retry"
-"""What compiled code calls its Retry."""
+COLD: Final = "_sw_cold"
+"""Where compiled code keeps what it names away from its fast path, its Retry as `retry`."""
 
 
 def _caller() -> str:

@@ -10,7 +10,6 @@ as a tuple and a dict. A line that ends in `#if flag` stands only where that hol
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
@@ -24,7 +23,7 @@ from seawall.pipeline.breaker import CircuitBreaker
 from seawall.pipeline.bulkhead import Bulkhead
 from seawall.pipeline.fallback import Fallback
 from seawall.pipeline.limiter import RateLimiter
-from seawall.pipeline.retry import RETRY_IN_GENERATED, Retry, transient
+from seawall.pipeline.retry import Retry, transient
 from seawall.pipeline.timeout import Timeout
 
 if TYPE_CHECKING:
@@ -33,29 +32,29 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Part:
-    """One layer of a compiled guard: its text, the objects that the text names, and the flags that hold.
+    """One layer of a compiled guard.
 
-    A name that does not begin with `_sw_` is the layer's own. timed: whether the text reads `_sw_t`.
+    names: what the text names on its fast path, as variables. cold: what it names elsewhere, as attributes of `_sw_cold`: a function
+    pays for each variable of its surroundings at each call. Names that the text numbers are the layer's own, so they come without
+    `_sw_` and number. flags: which conditions hold. timed: whether the text reads `_sw_t`.
     """
 
     text: str
     names: dict[str, object]
+    cold: dict[str, object]
     flags: frozenset[str] = frozenset()
     timed: bool = False
 
 
 SLOWLY: Final = """
-_sw_run = _sw_begin@(_sw_fn, ARGUMENTS, _sw_run)
-_sw_r = AWAIT _sw_tail@(_sw_run)
+_sw_run = _sw_cold.begin@(_sw_fn, ARGUMENTS, BEFORE)
+_sw_r = AWAIT _sw_cold.tail@(_sw_run)
 """
 
 LIMITER: Final = """
-_sw_pass@ = not _sw_line@
-if _sw_pass@:
-    _sw_top@ = _sw_ns + _sw_bucket@.tolerance
-    _sw_bucket@.tat = _sw_new if (_sw_new := (_sw_tat if (_sw_tat := _sw_bucket@.tat) > _sw_ns else _sw_ns) + _sw_bucket@.interval) <= _sw_top@ else _sw_tat
-    _sw_pass@ = _sw_new <= _sw_top@
-if _sw_pass@:
+_sw_top@ = -1 if _sw_line@ else _sw_ns + _sw_bucket@.tolerance
+_sw_bucket@.tat = _sw_new if (_sw_new := (_sw_tat if (_sw_tat := _sw_bucket@.tat) > _sw_ns else _sw_ns) + _sw_bucket@.interval) <= _sw_top@ else _sw_tat
+if _sw_new <= _sw_top@:
     INNER
 else:
     SLOWLY
@@ -70,13 +69,16 @@ else:
     try:
         INNER
     except BaseException as _sw_error:
-        _sw_failed@(_sw_record@.__self__, _sw_error, _sw_began@, _sw_run)
+        _sw_cold.failed@(_sw_record@.__self__, _sw_error, _sw_began@, BEFORE) #if slow
+        _sw_cold.failed@(_sw_record@.__self__, _sw_error, None, BEFORE) #if not slow
         raise
     _sw_verdict@ = _sw_classify@(_sw_r) #if judge
     if _sw_verdict@ is not _sw_well or _sw_now() - _sw_began@ > _sw_slow@: #if judge and slow
     if _sw_verdict@ is not _sw_well: #if judge and not slow
     if _sw_now() - _sw_began@ > _sw_slow@: #if slow and not judge
-        _sw_judged@(_sw_record@.__self__, _sw_verdict@, _sw_began@, _sw_run) #if judge or slow
+        _sw_cold.judged@(_sw_record@.__self__, _sw_verdict@, _sw_began@, BEFORE) #if judge and slow
+        _sw_cold.judged@(_sw_record@.__self__, _sw_verdict@, None, BEFORE) #if judge and not slow
+        _sw_cold.judged@(_sw_record@.__self__, _sw_cold.well, _sw_began@, BEFORE) #if slow and not judge
     else: #if judge or slow
         _sw_record@(0) #if judge or slow
     _sw_record@(0) #if not judge and not slow
@@ -91,7 +93,8 @@ else:
     try:
         INNER
     except BaseException as _sw_error:
-        _sw_failed@(_sw_window@, _sw_error, _sw_began@, _sw_run)
+        _sw_cold.failed@(_sw_window@, _sw_error, _sw_began@, BEFORE) #if slow
+        _sw_cold.failed@(_sw_window@, _sw_error, None, BEFORE) #if not slow
         raise
     _sw_verdict@ = _sw_classify@(_sw_r) #if judge
     _sw_ended = _sw_now()
@@ -100,7 +103,10 @@ else:
         or _sw_ended - _sw_began@ > _sw_slow@ #if slow
         or _sw_verdict@ is not _sw_well #if judge
     ):
-        _sw_judged@(_sw_window@, _sw_verdict@, _sw_began@, _sw_run)
+        _sw_cold.judged@(_sw_window@, _sw_verdict@, _sw_began@, BEFORE) #if judge and slow
+        _sw_cold.judged@(_sw_window@, _sw_verdict@, None, BEFORE) #if judge and not slow
+        _sw_cold.judged@(_sw_window@, _sw_cold.well, _sw_began@, BEFORE) #if slow and not judge
+        _sw_cold.judged@(_sw_window@, _sw_cold.well, None, BEFORE) #if not slow and not judge
     else:
         _sw_window@.bucket.ok += 1
 """
@@ -113,27 +119,29 @@ else:
     try:
         INNER
     except BaseException:
-        _sw_back@(_sw_seat@)
+        _sw_cold.back@(_sw_seat@)
         raise
     if _sw_seat@.epoch == _sw_seats@.epoch:
         _sw_free@.append(_sw_seat@)
         if _sw_queue@:
-            _sw_match@()
+            _sw_cold.match@()
 """
 
 RETRY: Final = """
 _sw_budget@.calls += 1 #if budget
-_sw_course = None
+_sw_course = None #if not last or judge
 try:
     INNER
-    _sw_course = _sw_unsatisfied@(_sw_retry, _sw_fn, ARGUMENTS, _sw_r, _sw_run) #if judge
+    _sw_course = _sw_cold.unsatisfied@(_sw_fn, ARGUMENTS, _sw_r, BEFORE) #if judge
+    return _sw_r #if last and not judge
 except Exception as _sw_error:
-    _sw_course = _sw_again@(_sw_retry, _sw_fn, ARGUMENTS, _sw_error, _sw_run)
+    _sw_course = _sw_cold.again@(_sw_fn, ARGUMENTS, _sw_error, BEFORE)
     if _sw_course is None:
         raise
-if _sw_course is not None:
-    _sw_run = _sw_course.run
-    _sw_r = AWAIT _sw_repeat(_sw_course, _sw_inner@, _sw_run)
+if _sw_course is not None: #if not last or judge
+    _sw_run = _sw_course.run #if not last or judge
+    _sw_r = AWAIT _sw_cold.repeat(_sw_course, _sw_cold.inner@, _sw_run) #if not last or judge
+return AWAIT _sw_cold.repeat(_sw_course, _sw_cold.inner@, _sw_course.run) #if last and not judge
 """
 
 TIMEOUT_TASKS: Final = """
@@ -147,15 +155,15 @@ if _sw_o is None or _sw_o > _sw_t + _sw_limit@:
     if _sw_lane@.idle:
         _sw_lane@.wind()
     _sw_token@ = _sw_hand_on(_sw_armed@)
-_sw_parts@ = _sw_tell_parts@() #if parts
+_sw_parts@ = _sw_cold.tell_parts@() #if parts
 try:
     INNER
 except BaseException as _sw_error:
-    if _sw_armed@ is not None and _sw_armed@[3] and _sw_was_cut(_sw_armed@, _sw_error):
-        raise _sw_expired@(_sw_run) from _sw_error
+    if _sw_armed@ is not None and _sw_armed@[3] and _sw_cold.was_cut(_sw_armed@, _sw_error):
+        raise _sw_cold.expired@(BEFORE) from _sw_error
     raise
 finally:
-    _sw_forget_parts(_sw_parts@) #if parts
+    _sw_cold.forget_parts(_sw_parts@) #if parts
     if _sw_armed@ is not None:
         if _sw_armed@[3] is None and _sw_lane@.entries[-1] is _sw_armed@:
             _sw_lane@.entries.pop()
@@ -168,11 +176,11 @@ TIMEOUT_THREADS: Final = """
 _sw_token@ = None
 if _sw_o is None or _sw_o > _sw_t + _sw_limit@:
     _sw_token@ = _sw_hand_on([_sw_t + _sw_limit@, None, 0, None, _sw_mark@])
-_sw_parts@ = _sw_tell_parts@() #if parts
+_sw_parts@ = _sw_cold.tell_parts@() #if parts
 try:
     INNER
 finally:
-    _sw_forget_parts(_sw_parts@) #if parts
+    _sw_cold.forget_parts(_sw_parts@) #if parts
     if _sw_token@ is not None:
         _sw_take_back(_sw_token@)
 """
@@ -182,12 +190,12 @@ _sw_failure@ = None
 try:
     INNER
 except Exception as _sw_error:
-    if not _sw_takes@(_sw_error):
+    if not _sw_cold.takes@(_sw_error):
         raise
     _sw_failure@ = _sw_error
 if _sw_failure@ is not None:
-    _sw_run = _sw_begin@(_sw_fn, ARGUMENTS, _sw_run)
-    _sw_r = AWAIT _sw_run.answer(_sw_value@(_sw_failure@, _sw_run))
+    _sw_run = _sw_cold.begin@(_sw_fn, ARGUMENTS, BEFORE)
+    _sw_r = AWAIT _sw_run.answer(_sw_cold.value@(_sw_failure@, _sw_run))
     _sw_failure@ = None
 """
 
@@ -203,44 +211,43 @@ def _limiter(policy: RateLimiter, aid: Aid) -> Part | None:
     state = policy.cell.state
     if not policy.is_plain or state.tolerance < 0:
         return None
-    return Part(LIMITER, {"bucket": state, "line": state.queue}, timed=True)
+    return Part(LIMITER, {"bucket": state, "line": state.queue}, {}, timed=True)
 
 
 def _breaker(policy: CircuitBreaker, aid: Aid) -> Part:
-    names: dict[str, object] = {"circuit": policy.cell.state, "failed": aid.failed, "judged": aid.judged, "_sw_well": SUCCEEDED}
+    names: dict[str, object] = {"circuit": policy.cell.state}
     flags = set()
     if policy.judges_results or aid.classifier.judges_results:
         flags.add("judge")
         names["classify"] = partial(policy.judge_result, run=aid) if policy.judges_results else aid.classifier.result
-    else:
-        names["verdict"] = SUCCEEDED
+        names["_sw_well"] = SUCCEEDED
     if policy.rule.slow_call is not None:
         flags.add("slow")
         names["slow"] = policy.rule.slow_call
-    else:
-        names["began"] = None
+    if policy.rule.window_calls is None or flags:
+        names["_sw_now"] = aid.now
     text = BREAKER_TIMES if policy.rule.window_calls is None else BREAKER_COUNTS
-    return Part(text, names, frozenset(flags), timed="slow" in flags)
+    cold = {"failed": aid.failed, "judged": aid.judged, "_sw_well": SUCCEEDED}
+    return Part(text, names, cold, frozenset(flags), timed="slow" in flags)
 
 
 def _bulkhead(policy: Bulkhead, aid: Aid) -> Part:
     state = policy.cell.state
-    names = {"seats": state, "free": state.free, "queue": state.queue, "back": aid.back, "match": aid.match}
-    return Part(BULKHEAD, names)
+    return Part(BULKHEAD, {"seats": state, "free": state.free, "queue": state.queue}, {"back": aid.back, "match": aid.match})
 
 
 def _retry(policy: Retry, aid: Aid) -> Part | None:
     if aid.retries or (policy.budget is not None and policy.budget.rule.counts_ends):
         return None  # one Retry is written flat; a second one, or a budget that counts ends, goes the plain way
-    names: dict[str, object] = {"again": aid.again, "inner": aid.inner, "_sw_repeat": aid.repeat, RETRY_IN_GENERATED: policy}
+    names: dict[str, object] = {}
+    cold = {"again": aid.again, "inner": aid.inner, "unsatisfied": aid.unsatisfied, "_sw_repeat": aid.repeat, "_sw_retry": policy}
     flags = set()
     if policy.judges_results or (policy.on is transient and aid.classifier.judges_results):
         flags.add("judge")
-        names["unsatisfied"] = aid.unsatisfied
     if policy.budget is not None:
         flags.add("budget")
         names["budget"] = policy.budget.cell.state
-    return Part(RETRY, names, frozenset(flags))
+    return Part(RETRY, names, cold, frozenset(flags))
 
 
 def _timeout(policy: Timeout, aid: Aid) -> Part | None:
@@ -249,18 +256,20 @@ def _timeout(policy: Timeout, aid: Aid) -> Part | None:
     if any(limit <= policy.seconds for limit in aid.limits):
         return None  # an outer limit that is as short decides; the plain guards see to that
     names: dict[str, object] = {"limit": policy.seconds, "_sw_hand_on": DEADLINE.set, "_sw_take_back": DEADLINE.reset}
+    cold: dict[str, object] = {}
     flags = set()
     if policy.connect is not None or policy.read is not None:
         flags.add("parts")
-        names |= {"tell_parts": partial(_tell_parts, policy), "_sw_forget_parts": VARIABLE.reset}
+        cold |= {"tell_parts": partial(_tell_parts, policy), "_sw_forget_parts": VARIABLE.reset}
     if not aid.is_async:
         names["mark"] = Mark(aid.pipeline, policy.seconds)
-        return Part(TIMEOUT_THREADS, names, frozenset(flags), timed=True)
+        return Part(TIMEOUT_THREADS, names, cold, frozenset(flags), timed=True)
     from seawall.core.lanes import Lanes
     from seawall.core.runtime_asyncio import was_cut
 
-    names |= {"lanes": Lanes(aid.pipeline, policy.seconds, aid.now), "expired": aid.expired, "_sw_was_cut": was_cut}
-    return Part(TIMEOUT_TASKS, names, frozenset(flags), timed=True)
+    names["lanes"] = Lanes(aid.pipeline, policy.seconds, aid.now)
+    cold |= {"expired": aid.expired, "_sw_was_cut": was_cut}
+    return Part(TIMEOUT_TASKS, names, cold, frozenset(flags), timed=True)
 
 
 def _tell_parts(policy: Timeout) -> Any:
@@ -268,7 +277,7 @@ def _tell_parts(policy: Timeout) -> Any:
 
 
 def _fallback(policy: Fallback, aid: Aid) -> Part:
-    return Part(FALLBACK, {"takes": policy.takes, "value": policy.value})
+    return Part(FALLBACK, {}, {"takes": policy.takes, "value": policy.value})
 
 
 _TEMPLATES: Final[dict[type, Callable[[Any, Aid], Part | None]]] = {
@@ -279,17 +288,3 @@ _TEMPLATES: Final[dict[type, Callable[[Any, Aid], Part | None]]] = {
     Timeout: _timeout,
     Fallback: _fallback,
 }
-
-
-def home_of_tasks() -> dict[str, object]:
-    """What the text that finds loop and task names."""
-    import asyncio
-
-    from seawall.core.lanes import tasks_by_loop
-
-    return {
-        "_sw_ident": threading.get_ident,
-        "_sw_running": asyncio._get_running_loop,
-        "_sw_current": asyncio.current_task,
-        "_sw_tasks": tasks_by_loop(),
-    }
