@@ -7,26 +7,30 @@ call: the error is logged once per sink on the logger "seawall.events".
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from types import MappingProxyType
+from typing import Any, Final, NamedTuple
 
 __all__ = ["Event", "Sink", "Sinks", "everywhere"]
 
 
-@dataclass(frozen=True, slots=True)
-class Event:
-    """One thing that happened.
+class Event(NamedTuple):
+    """One thing that happened. A named tuple, because one is made for every call that somebody listens to.
 
     kind: what, as "<pattern>.<what happened>", such as "breaker.opened". policy: the policy's name. pipeline: the
     name of the pipeline the call ran in, or None outside one. at: the clock's monotonic seconds. data: details by name.
+    took: seconds that what has ended took, for events that end something; else None.
     """
 
     kind: str
     policy: str
     at: float
     pipeline: str | None = None
-    data: Mapping[str, Any] = field(default_factory=dict)
+    data: Mapping[str, Any] = MappingProxyType({})
+    took: float | None = None
 
+
+ENDED_WELL: Final[Mapping[str, Any]] = MappingProxyType({"outcome": "success"})
+"""The details of every call that ended well: one object, since a dict for each would cost as much as all other of its guard."""
 
 Sink = Callable[[Event], object]
 """Takes events. It must be quick and is called without any lock held."""
@@ -63,20 +67,26 @@ class Sinks:
 
         return unsubscribe
 
+    @property
+    def all(self) -> tuple[Sink, ...]:
+        """The sinks, in the order in which they came."""
+        return self._sinks
+
     def emit(self, event: Event) -> None:
         """Hand `event` to every sink, in the order in which they came."""
         for sink in self._sinks:
             try:
                 sink(event)
             except Exception:
-                self._report(sink, event)
+                self.report(sink, event)
 
     def _set(self, sinks: tuple[Sink, ...]) -> None:
         self._sinks = sinks
         if self._changed is not None:
             self._changed()
 
-    def _report(self, sink: Sink, event: Event) -> None:
+    def report(self, sink: Sink, event: Event) -> None:
+        """Log the error that `sink` raises now, the first one of each sink."""
         if id(sink) in self._broken:
             return
         self._broken.add(id(sink))

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from seawall.core.clock import SystemClock
 from seawall.core.context import DEADLINE, KEY
+from seawall.core.events import ENDED_WELL, Event, everywhere
 from seawall.core.runtime import AT, CHEAP_LOOP
 from seawall.pipeline import guard_sync
 from seawall.pipeline.aid import Aid
@@ -60,15 +61,13 @@ def compiled(pipeline: Pipeline, function: Any, identity: Identity, *, is_async:
     work = Work(pipeline, identity, is_async=is_async, plain=plain)
     if not work.parts and pipeline.policies:
         return None
-    shape = GENERIC if function is None else shape_of(function)
-    names = work.names | shape.defaults | {"_sw_cold": work.cold}
-    if function is not None:
-        names["_sw_fn"] = function
-    guarded, regate = factory(work.text(shape, sorted(names), given=function is None))(**names)
-    if function is not None:
-        functools.update_wrapper(guarded, function)
+    guarded, regate = work.make(function)
+
+    def told() -> Any:
+        return Work(pipeline, identity, is_async=is_async, plain=plain, tells=True).make(function)[0]
+
     guarded.__seawall__ = work
-    pipeline.gates.add(guarded, Gate(regate, plain, may_wait=pipeline.may_wait and not is_async))
+    pipeline.gates.add(guarded, Gate(regate, plain, told, may_wait=pipeline.may_wait and not is_async))
     return guarded
 
 
@@ -76,12 +75,16 @@ class Work:
     """One compiled guard: its layers from the outermost one to the first that has no text.
 
     names: what its text names. cold: what that names away from the fast path. aids: each layer's way into the plain guards.
+    tells: whether it tells of each call.
     """
 
-    def __init__(self, pipeline: Pipeline, identity: Identity, *, is_async: bool, plain: Callable[..., Any]) -> None:
+    def __init__(
+        self, pipeline: Pipeline, identity: Identity, *, is_async: bool, plain: Callable[..., Any], tells: bool = False
+    ) -> None:
         self.pipeline = pipeline
         self.identity = identity
         self.is_async = is_async
+        self.tells = tells
         self.names: dict[str, object] = {}
         self.cold = SimpleNamespace(plain=plain)
         self.parts: list[Part] = []
@@ -95,6 +98,17 @@ class Work:
         self._port = pipeline.clock.tasks if is_async else pipeline.clock.threads
         self._collect()
         self._name()
+
+    def make(self, function: Any) -> tuple[Any, Callable[[Any], None]]:
+        """The guarded form of `function` (None: of whatever is the first argument), and what turns its gate."""
+        shape = GENERIC if function is None else shape_of(function)
+        names = self.names | shape.defaults | {"_sw_cold": self.cold}
+        if function is not None:
+            names["_sw_fn"] = function
+        guarded, regate = factory(self.text(shape, sorted(names), given=function is None))(**names)
+        if function is not None:
+            functools.update_wrapper(guarded, function)
+        return guarded, regate
 
     @property
     def slow(self) -> int:
@@ -149,8 +163,18 @@ class Work:
         else:
             self.names["_sw_known"] = KNOWN
             self.cold.look = functools.partial(look, self.pipeline.name)
+        if self.tells:
+            self._name_telling()
         if self.identity is not UNMARKED:
             self.names |= {"_sw_key": self._key, "_sw_set_key": KEY.set, "_sw_reset_key": KEY.reset}
+
+    def _name_telling(self) -> None:
+        """Who listens; one sink is called without a way round."""
+        sinks = [*self.pipeline.sinks.all, *everywhere.all]
+        self.names |= {"_sw_event": tuple.__new__, "_sw_Event": Event, "_sw_ended_well": ENDED_WELL, "_sw_name": self.pipeline.name}
+        self.names["_sw_sink"] = sinks[0] if len(sinks) == 1 else self.pipeline.pass_on
+        self.cold.tell_failure = self.pipeline.tell_failure
+        self.cold.report = self.pipeline.sinks.report
 
     def _name_tasks(self) -> None:
         import asyncio
@@ -175,6 +199,8 @@ class Work:
             inner = _filled(text, {"SLOWLY": _numbered(SLOWLY, index), "INNER": inner})
         if self.identity is not UNMARKED:
             inner = _filled(_KEYED, {"INNER": inner})
+        if self.tells:
+            inner = _filled(_TELLING, {"INNER": inner})
         call = f"{'_sw_fn, ' if given else ''}{shape.call}"
         body = _filled(self._frame(call), {"INNER": inner})
         alone = whole and len(self.parts) <= 1
@@ -197,7 +223,7 @@ class Work:
     def _is_last(self, index: int) -> bool:
         """Whether nothing is left to do once this layer has its result: no layer around it looks at it, and no key is taken back."""
         outer = {part.text for part in self.parts[:index]}
-        return outer <= {LIMITER} and self.identity is UNMARKED
+        return outer <= {LIMITER} and self.identity is UNMARKED and not self.tells
 
     def _call(self, shape: Shape, *, given: bool) -> str:
         call = f"_sw_r = _sw_fn({shape.call})"
@@ -212,16 +238,18 @@ class Work:
         flags = {"limits"} if "_sw_limit@" in text else set()
         if CHEAP_LOOP:
             flags.add("cheap")
+        if self.tells:
+            flags.add("told")
         frame = _chosen(_FRAME_TASKS if self.is_async else _FRAME_THREADS, frozenset(flags))
         return frame.replace("CALL", call).replace("CLOCK", self._clock(text))
 
     def _clock(self, text: str) -> str:
         """The one clock read of an attempt, in seconds, in nanoseconds, or both."""
         if "_sw_ns" not in text:
-            return "_sw_t = _sw_now()" if any(part.timed for part in self.parts) else ""
+            return "_sw_t = _sw_now()" if self.tells or any(part.timed for part in self.parts) else ""
         alone = all("_sw_ns" in part.text for part in self.parts if part.timed)
-        if alone and type(self.pipeline.clock) is SystemClock:
-            return "_sw_ns = _sw_nanoseconds()"
+        if alone and type(self.pipeline.clock) is SystemClock:  # another read costs less than the conversion of one
+            return "_sw_ns = _sw_nanoseconds()" + ("\n_sw_t = _sw_now()" if self.tells else "")
         return "_sw_t = _sw_now()\n_sw_ns = int(_sw_t * 1e9)"
 
     # --- what the frame asks
@@ -265,8 +293,8 @@ def _sw_make({names}):
 """
 
 _FRAME_THREADS: Final = """
-if _sw_gate is not None:
-    return _sw_gate(CALL)
+if _sw_gate is not None: #if not told
+    return _sw_gate(CALL) #if not told
 if _sw_deadline() is not None and _sw_cold.within(_sw_deadline()) is None: #if not limits
     return _sw_cold.plain(CALL) #if not limits
 _sw_o = _sw_deadline() #if limits
@@ -281,8 +309,8 @@ return _sw_r
 """
 
 _FRAME_TASKS: Final = """
-if _sw_gate is not None:
-    return await _sw_gate(CALL)
+if _sw_gate is not None: #if not told
+    return await _sw_gate(CALL) #if not told
 _sw_o = _sw_deadline()
 if _sw_o is not None:
     _sw_o = _sw_cold.within(_sw_o)
@@ -308,6 +336,21 @@ try:
     INNER
 finally:
     _sw_reset_key(_sw_held_key)
+"""
+
+
+_TELLING: Final = """
+try:
+    INNER
+except BaseException as _sw_error:
+    _sw_cold.tell_failure(_sw_error, _sw_t)
+    raise
+_sw_ended = _sw_now()
+_sw_told = _sw_event(_sw_Event, ("call.ended", _sw_name, _sw_ended, _sw_name, _sw_ended_well, _sw_ended - _sw_t))
+try:
+    _sw_sink(_sw_told)
+except Exception:
+    _sw_cold.report(_sw_sink, _sw_told)
 """
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from seawall.core import clock as clocks
 from seawall.core.clock import Clock
 from seawall.core.context import DEADLINE
-from seawall.core.events import Event, Sink, Sinks, everywhere
+from seawall.core.events import ENDED_WELL, Event, Sink, Sinks, everywhere
 from seawall.core.outcome import Classifier, DefaultClassifier
 from seawall.core.runtime import refuse_under_loop
 from seawall.pipeline import guard_sync
@@ -124,12 +124,22 @@ class Pipeline(Verbs):
         """Whether anybody listens to the calls of this pipeline."""
         return bool(self.sinks) or bool(everywhere)
 
-    def tell(self, kind: str, **data: Any) -> None:
-        """Tell those who listen about a call."""
+    def tell_success(self, began: float) -> None:
+        """Tell that a call that began at the moment `began` has its result."""
         if self.heard:
-            event = Event(kind, self.name, self.clock.monotonic(), self.name, data)
-            self.sinks.emit(event)
-            everywhere.emit(event)
+            at = self.clock.monotonic()
+            self.pass_on(Event("call.ended", self.name, at, self.name, ENDED_WELL, at - began))
+
+    def tell_failure(self, error: BaseException, began: float) -> None:
+        """Tell that a call that began at the moment `began` leaves with an error."""
+        if self.heard:
+            at, data = self.clock.monotonic(), {"outcome": self.classifier.error(error).kind.value, "error": error}
+            self.pass_on(Event("call.ended", self.name, at, self.name, data, at - began))
+
+    def pass_on(self, event: Event) -> None:
+        """Hand an event of a call to everybody who listens."""
+        self.sinks.emit(event)
+        everywhere.emit(event)
 
     def subscribe(self, sink: Sink) -> Callable[[], None]:
         """Hand the events of its calls and of all its policies to `sink`; calling the result ends it."""

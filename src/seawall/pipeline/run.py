@@ -97,14 +97,13 @@ class Run:
     # --- the beginning and the end of the call
 
     def open(self) -> None:
-        """Give the call its identity, tell that it begins, and refuse it when its deadline has passed."""
+        """Give the call its identity, and refuse it when its deadline has passed."""
         self.started = self.port.now()
         if self.deadline is not None and self.started >= self.deadline:
             raise TimedOut(f"{self.pipeline.name}: the deadline passed before the call began", policy="deadline", started=False)
         if self.identity is not UNMARKED:
             self.key = key_of(self.identity, self.pipeline, self.args, self.kwargs)
             self.enter()
-        self.pipeline.tell("call.started")
 
     def enter(self) -> None:
         """Put the call's key into the context of the code that runs now."""
@@ -113,13 +112,11 @@ class Run:
 
     def succeeded(self) -> None:
         """Tell that the call has its result."""
-        self.pipeline.tell("call.ended", outcome="success", took=self.port.now() - self.started)
+        self.pipeline.tell_success(self.started)
 
     def failed(self, error: BaseException) -> None:
         """Tell that the call leaves with an error."""
-        if self.pipeline.heard:
-            kind = self.classifier.error(error).kind.value
-            self.pipeline.tell("call.ended", outcome=kind, error=error, took=self.port.now() - self.started)
+        self.pipeline.tell_failure(error, self.started)
 
     def close(self) -> None:
         """Take the identity off the context again."""

@@ -52,9 +52,8 @@ _sw_r = AWAIT _sw_cold.tail@(_sw_run)
 """
 
 LIMITER: Final = """
-_sw_top@ = -1 if _sw_line@ else _sw_ns + _sw_bucket@.tolerance
-_sw_bucket@.tat = _sw_new if (_sw_new := (_sw_tat if (_sw_tat := _sw_bucket@.tat) > _sw_ns else _sw_ns) + _sw_bucket@.interval) <= _sw_top@ else _sw_tat
-if _sw_new <= _sw_top@:
+_sw_bucket@.tat = _sw_new = _sw_ns + _sw_bucket@.interval if (_sw_tat := _sw_bucket@.tat) <= _sw_ns and not _sw_line@ else _sw_tat + _sw_bucket@.interval if _sw_tat <= _sw_ns + _sw_bucket@.slack and not _sw_line@ else _sw_tat
+if _sw_new is not _sw_tat:
     INNER
 else:
     SLOWLY

@@ -72,8 +72,8 @@ class Pause(float):
 class LimiterState:
     """One limiter. `queue` keeps its identity for life, and so does this object: compiled code binds both.
 
-    tat, interval, tolerance: the bucket of calls without a key, in nanoseconds, when the algorithm is one token bucket; for
-    all others tolerance is -1 and that bucket stands in the table. fresh: the value of keys never seen. overflowing: whether
+    tat, interval, tolerance, slack: the bucket of calls without a key, in nanoseconds, when the algorithm is one token bucket, with
+    slack = tolerance - interval; for all others tolerance is -1 and that bucket stands in the table. fresh: the value of keys never seen. overflowing: whether
     new keys share a bucket. untold: events that the answer of a fast verb could not carry; the next one that can, does.
     """
 
@@ -84,6 +84,7 @@ class LimiterState:
         "overflowing",
         "queue",
         "queues",
+        "slack",
         "table",
         "tat",
         "tolerance",
@@ -95,6 +96,7 @@ class LimiterState:
         self.queue: deque[Turn] = deque()
         self.interval = 0
         self.tolerance = -1
+        self.slack = -1
         self.meter = meter
         self.fresh: Any = None
         self.queues: dict[Hashable, deque[Turn]] = {}
