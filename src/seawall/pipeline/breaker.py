@@ -16,6 +16,7 @@ from seawall.pipeline.policy import Policy
 from seawall.pipeline.run import Run
 from seawall.policies.backoff import Backoff
 from seawall.policies.circuit_breaker import BreakerRule, BreakerState, Mode, State
+from seawall.policies.verdict import Rejection
 
 Failures = type[Exception] | tuple[type[Exception], ...] | Callable[[Any], bool]
 
@@ -163,6 +164,17 @@ class CircuitBreaker(Guarding[BreakerState]):
     def admit(self, run: Run, now: float) -> Any:
         """Ask the rule."""
         return self.cell.apply(self.rule.admit, now, self._chance(self.cell.state.window is None))
+
+    def turn_away(self, pipeline: str) -> CircuitOpen | None:
+        """The refusal of a call while it is open or isolated, counted and told as ever; None when it might let one pass."""
+        state, now = self.cell.state, self.clock.monotonic()
+        if state.mode != "isolated" and (state.mode is not None or state.phase != "open" or now >= state.open_until):
+            return None
+        answer = self.cell.apply(self.rule.admit, now)
+        if not isinstance(answer, Rejection):  # it opened up between the look and the question
+            self.cell.apply(self.rule.settle, now, answer, Outcome.IGNORED)
+            return None
+        return self.told_refusal(answer, pipeline)
 
     def judge_result(self, value: Any, run: Run) -> Verdict:
         """By the user's predicate if there is one, else by the classifier."""

@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Generic, TypeVar
 
 from seawall.core.clock import Clock
 from seawall.core.errors import Rejected
+from seawall.core.events import everywhere
 from seawall.core.outcome import SUCCEEDED, Outcome, Verdict
 from seawall.pipeline.cell import Cell, Rule
 from seawall.pipeline.held import Held
@@ -75,12 +76,17 @@ class Guarding(Policy, Generic[S]):
 
     def refuse(self, rejection: Rejection, run: Run) -> None:
         """Count a refusal, tell of it and raise it; a pipeline that observes only counts and tells."""
+        error = self.told_refusal(rejection, run.pipeline.name, observed=run.pipeline.observes)
+        if not run.pipeline.observes:
+            raise error
+
+    def told_refusal(self, rejection: Rejection, pipeline: str, *, observed: bool = False) -> Any:
+        """The error of a refusal, which is counted and told of."""
         self.rejected += 1
-        observed = run.pipeline.observes
-        kind = f"{self.told_as or self.kind}.{'would_reject' if observed else 'rejected'}"
-        self.emit(kind, reason=rejection.reason, retry_after=rejection.retry_after, pipeline=run.pipeline.name)
-        if not observed:
-            raise self.error(f"{self.name} {rejection.reason}", policy=self.name, retry_after=rejection.retry_after)
+        if self.sinks or everywhere:
+            kind = f"{self.told_as or self.kind}.{'would_reject' if observed else 'rejected'}"
+            self.emit(kind, reason=rejection.reason, retry_after=rejection.retry_after, pipeline=pipeline)
+        return self.error(f"{self.name} {rejection.reason}", policy=self.name, retry_after=rejection.retry_after)
 
     def layer(self, twins: Any, inner: Layer) -> Layer:
         """Guard what is inside."""

@@ -4,26 +4,30 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable, Generator
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from seawall.core import clock as clocks
 from seawall.core.clock import Clock
-from seawall.core.context import DEADLINE
+from seawall.core.context import DEADLINE, deadline_at
 from seawall.core.events import ENDED_WELL, Event, Sink, Sinks, everywhere
 from seawall.core.outcome import Classifier, DefaultClassifier
-from seawall.core.runtime import refuse_under_loop
+from seawall.core.runtime import loop_is_running, refuse_under_loop
 from seawall.pipeline import guard_sync
+from seawall.pipeline.breaker import CircuitBreaker
 from seawall.pipeline.gate import Gates
 from seawall.pipeline.policy import Layer, Policy
+from seawall.pipeline.retry import Retry, transient
 from seawall.pipeline.run import AsyncRun, Identity, SyncRun
 from seawall.pipeline.streams import AsyncStream, SyncStream
 from seawall.pipeline.switch import SWITCH
-from seawall.pipeline.timeout import CallerDeadline
+from seawall.pipeline.timeout import CallerDeadline, Timeout
 from seawall.pipeline.verbs import Verbs
 
 if TYPE_CHECKING:
+    from seawall.core.errors import Rejected
     from seawall.pipeline.explain import Explanation
+    from seawall.pipeline.retry_budget import RetryBudget
 
 Q = TypeVar("Q", bound=Policy)
 
@@ -213,6 +217,37 @@ class Pipeline(Verbs):
 
             self._callers[key] = caller(self, identity, is_async=is_async)
         return self._callers[key]
+
+    def refusal(self) -> Rejected | None:
+        """The rejection of a circuit that is open, without raising it, or None: then the call has to be made to find out.
+
+        Looks no further than the first circuit, and only through layers that would hand its rejection on as it is.
+        """
+        circuit, budgets = self._front
+        if circuit is None or circuit.cell.state.window is not None or self.observes or self.heard or SWITCH.off:
+            return None
+        if deadline_at() is not None or (self.may_wait and loop_is_running()):
+            return None
+        rejection = circuit.turn_away(self.name)
+        if rejection is not None:
+            for budget in budgets:
+                budget.enter()
+        return rejection
+
+    @cached_property
+    def _front(self) -> tuple[CircuitBreaker | None, list[RetryBudget]]:
+        budgets: list[RetryBudget] = []
+        for policy in self.policies:
+            if type(policy) is CircuitBreaker:
+                return policy, budgets
+            repeats = type(policy) is Retry and policy.on is transient
+            if type(policy) is not Timeout and not repeats:
+                break
+            if isinstance(policy, Retry) and policy.budget is not None:
+                if policy.budget.rule.counts_ends:
+                    break
+                budgets.append(policy.budget)
+        return None, []
 
     # --- running plainly: the reference, which compiled code must equal
 
