@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from seawall.core.context import KEY
+from seawall.core.context import KEY, Armed
 from seawall.core.errors import TimedOut
 from seawall.core.outcome import Outcome, Verdict
+from seawall.core.runtime import AT, MARK
 from seawall.pipeline.held import Held
 from seawall.pipeline.retry import Course, Retry
 from seawall.pipeline.run import UNMARKED, Identity, Run
@@ -62,11 +63,17 @@ class Aid:
         self.retries = retries
         self.slow = 0
 
-    def begin(self, fn: Any, args: tuple[Any, ...], kwargs: dict[str, Any], before: Run | None) -> Run:
-        """The run with which the plain guards go on here. before: the one of guards that took part earlier in this call."""
+    def begin(
+        self, fn: Any, args: tuple[Any, ...], kwargs: dict[str, Any], before: Run | None, armed: Armed | None
+    ) -> Run:
+        """The run with which the plain guards go on here.
+
+        before: the one of guards that took part earlier in this call. armed: the nearest limit of this call around the layer.
+        """
         self.slow += 1
         run = self.make(self.pipeline, self.port, fn, args, kwargs, self.identity)
         run.budgets = self.budgets
+        run.armed = armed
         if self.identity is not UNMARKED:
             run.key = KEY.get()
         if before is not None:
@@ -75,15 +82,19 @@ class Aid:
 
     # --- a circuit breaker
 
-    def failed(self, permit: Any, error: BaseException, began: float | None, before: Run | None) -> None:
+    def failed(
+        self, permit: Any, error: BaseException, began: float | None, before: Run | None, armed: Armed | None
+    ) -> None:
         """Settle a call that left with an error."""
-        held = self._held(permit, began, before)
+        held = self._held(permit, began, before, armed)
         held.fail(error)
         held.release()
 
-    def judged(self, permit: Any, verdict: Verdict, began: float | None, before: Run | None) -> None:
+    def judged(
+        self, permit: Any, verdict: Verdict, began: float | None, before: Run | None, armed: Armed | None
+    ) -> None:
         """Settle a call by its result, or by how long it took."""
-        held = self._held(permit, began, before)
+        held = self._held(permit, began, before, armed)
         held.decide(verdict)
         held.release()
 
@@ -103,51 +114,48 @@ class Aid:
     # --- a retry
 
     def again(
-        self, fn: Any, args: tuple[Any, ...], kwargs: dict[str, Any], error: Exception, before: Run | None
+        self,
+        fn: Any,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        error: Exception,
+        before: Run | None,
+        armed: Armed | None,
     ) -> Course | None:
         """The course that goes on after the first attempt failed, or None when the error leaves."""
-        return self._course(fn, args, kwargs, before, lambda course: course.again(error))
+        course = self._course(fn, args, kwargs, before, armed)
+        return course if course.again(error) else None
 
     def unsatisfied(
-        self, fn: Any, args: tuple[Any, ...], kwargs: dict[str, Any], value: Any, before: Run | None
+        self, fn: Any, args: tuple[Any, ...], kwargs: dict[str, Any], value: Any, before: Run | None, armed: Armed | None
     ) -> Course | None:
         """The course that goes on after the first attempt's result, or None when the result stands."""
         if self.policy.unwanted(value, self) is None:  # it asks for classifier and identity alone
             return None
-        return self._course(fn, args, kwargs, before, lambda course: course.unwanted(value))
+        course = self._course(fn, args, kwargs, before, armed)
+        return course if course.unwanted(value) else None
 
-    def _course(
-        self, fn: Any, args: Any, kwargs: Any, before: Run | None, goes_on: Callable[[Course], bool]
-    ) -> Course | None:
+    def _course(self, fn: Any, args: Any, kwargs: Any, before: Run | None, armed: Armed | None) -> Course:
         policy: Retry = self.policy
-        run = self.begin(fn, args, kwargs, before)
+        run = self.begin(fn, args, kwargs, before, armed)
         if policy.budget is not None:
             run.budgets = (*run.budgets, policy.budget)
-        course = Course(policy, run, counted=True)
-        if goes_on(course):
-            return course
-        course.end()
-        return None
+        return Course(policy, run, counted=True)
 
     # --- a timeout
 
     def expired(self, before: Run | None) -> TimedOut:
         """The error of a call that was cut by this layer's limit."""
-        run = self.begin(None, (), {}, before)
+        run = self.begin(None, (), {}, before, None)
         error: TimedOut = self.policy.expire(run, self.policy.seconds)
         return error
 
-    def _held(self, permit: Any, began: float | None, before: Run | None) -> Held:
-        run = self.begin(None, (), {}, None)
-        held = Held(self.policy, run, self._began(run) if began is None else began)
+    def _held(self, permit: Any, began: float | None, before: Run | None, armed: Armed | None) -> Held:
+        run = self.begin(None, (), {}, None, armed)
+        if began is None:  # nobody looked at the clock: where a limit of this call is armed, it says when the attempt began
+            began = self.now() if armed is None else armed[AT] - armed[MARK].limit
+        held = Held(self.policy, run, began)
         held.permit = permit
         if before is not None:
             run.waited = before.waited
         return held
-
-    def _began(self, run: Run) -> float:
-        """When the attempt began, if nobody looked at the clock: where a limit of ours is armed, its moment says so."""
-        if run.deadline is not None and run.owner is self.pipeline:
-            return run.deadline - run.limit
-        return self.now()
-

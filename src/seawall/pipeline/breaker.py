@@ -15,7 +15,7 @@ from seawall.pipeline.held import Held
 from seawall.pipeline.policy import Policy
 from seawall.pipeline.run import Run
 from seawall.policies.backoff import Backoff
-from seawall.policies.circuit_breaker import BreakerRule, BreakerState, Mode, State
+from seawall.policies.circuit_breaker import BreakerRule, BreakerState, Mode, Probe, State
 from seawall.policies.verdict import Rejection
 
 Failures = type[Exception] | tuple[type[Exception], ...] | Callable[[Any], bool]
@@ -203,7 +203,7 @@ class CircuitBreaker(Guarding[BreakerState]):
             outcome,
             took=took,
             hint=verdict.retry_after,
-            u=self._chance(slow or outcome is not Outcome.SUCCESS or permit is not self.cell.state.window),
+            u=self._chance(slow or outcome is not Outcome.SUCCESS or isinstance(permit, Probe)),
         )
 
     def _chance(self, wanted: bool) -> float:  # noqa: FBT001  # not public

@@ -223,7 +223,7 @@ class Seat:
     def background(self) -> Run:
         """The run of a refresh: nobody's deadline, nobody's key."""
         run = self._run.twin()
-        run.deadline, run.owner, run.key = None, None, None
+        run.deadline, run.armed, run.key = None, None, None
         return run
 
     def watch(self, task: Any) -> None:

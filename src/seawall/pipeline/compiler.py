@@ -191,12 +191,11 @@ class Work:
     def text(self, shape: Shape, names: list[str], *, given: bool) -> str:
         """The source of the factory. names: of its parameters. given: whether each call brings its function as first argument."""
         whole = len(self.parts) == len(self.pipeline.policies)
-        inner = self._call(shape, given=given) if whole else _numbered(SLOWLY, len(self.parts))
+        inner = self._call(shape, given=given) if whole else self._layer(SLOWLY, len(self.parts))
         for index in range(len(self.parts) - 1, -1, -1):
             part = self.parts[index]
             flags = part.flags | ({"last"} if self._is_last(index) else set())
-            text = _numbered(_chosen(part.text, flags), index)
-            inner = _filled(text, {"SLOWLY": _numbered(SLOWLY, index), "INNER": inner})
+            inner = _filled(self._layer(_chosen(part.text, flags), index), {"SLOWLY": self._layer(SLOWLY, index), "INNER": inner})
         if self.identity is not UNMARKED:
             inner = _filled(_KEYED, {"INNER": inner})
         if self.tells:
@@ -219,6 +218,12 @@ class Work:
             parameters=f"{'_sw_fn, /, ' if given else ''}{shape.parameters}",
             body=_indented(body, 8),
         )
+
+    def _layer(self, text: str, index: int) -> str:
+        """A template as the layer of that number: `ARMED` becomes the nearest limit of this call around it."""
+        limits = [number for number in range(index) if "_sw_limit@" in self.parts[number].text]
+        armed = f"_sw_armed{limits[-1]}" if limits else "None"
+        return text.strip("\n").replace("@", str(index)).replace("ARMED", armed)
 
     def _is_last(self, index: int) -> bool:
         """Whether nothing is left to do once this layer has its result: no layer around it looks at it, and no key is taken back."""
@@ -315,7 +320,8 @@ _sw_o = _sw_deadline()
 if _sw_o is not None:
     _sw_o = _sw_cold.within(_sw_o)
     if _sw_o is None:
-        return await _sw_cold.dated(guarded, _sw_fn, CALL)
+        return await _sw_cold.dated(guarded, _sw_fn, CALL) #if not told
+        return await _sw_cold.plain(CALL) #if told
 _sw_run = None
 _sw_home = _sw_home_lanes.lane #if limits
 if _sw_home.loop is not _sw_running(): #if limits and cheap
@@ -399,10 +405,6 @@ def _chosen(text: str, flags: frozenset[str]) -> str:
 
 def _holds(term: str, flags: frozenset[str]) -> bool:
     return term.removeprefix("not ") in flags if not term.startswith("not ") else term.removeprefix("not ") not in flags
-
-
-def _numbered(text: str, index: int) -> str:
-    return text.strip("\n").replace("@", str(index))
 
 
 def _filled(text: str, words: dict[str, str]) -> str:

@@ -11,10 +11,10 @@ from functools import lru_cache
 from types import AsyncGeneratorType, GeneratorType
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
-from seawall.core.context import DEADLINE, KEY, Armed
+from seawall.core.context import KEY, Armed, deadline_at
 from seawall.core.errors import Misplaced, TimedOut, WrongTwin
 from seawall.core.outcome import Classifier, Outcome
-from seawall.core.runtime import AT, MARK, Mark
+from seawall.core.runtime import HIT, MARK, Mark
 
 if TYPE_CHECKING:
     from seawall.pipeline.ending import Ending
@@ -38,10 +38,12 @@ UNMARKED: Final = Identity()
 
 
 class Run:
-    """One call. `deadline` is the nearest moment at which it must be done, `limit` and `owner` say whose that is."""
+    """One call. `deadline` is the nearest moment at which it must be done; `armed` is the limit of this very call that is nearest
+    around the layer that looks, or None."""
 
     __slots__ = (
         "args",
+        "armed",
         "attempt",
         "budgets",
         "classifier",
@@ -51,8 +53,6 @@ class Run:
         "identity",
         "key",
         "kwargs",
-        "limit",
-        "owner",
         "pipeline",
         "port",
         "sent",
@@ -80,9 +80,8 @@ class Run:
         self.args = args
         self.kwargs = kwargs if kwargs is not None else {}
         self.identity = identity
-        self.owner: object = None
-        self.limit = float("inf")
-        self.deadline = self._inherit(DEADLINE.get())
+        self.deadline = deadline_at()
+        self.armed: Armed | None = None
         self.attempt = 1
         self.budgets: tuple[RetryBudget, ...] = ()
         self.waited = 0.0
@@ -124,11 +123,6 @@ class Run:
             token, self.token = self.token, None
             KEY.reset(token)
 
-    def _inherit(self, held: float | Armed | None) -> float | None:
-        if not isinstance(held, list):
-            return held
-        self.owner, self.limit = held[MARK].owner, held[MARK].limit
-        return float(held[AT])
 
     # --- what layers ask
 
@@ -156,15 +150,14 @@ class Run:
     def cut(self, error: BaseException, took: float) -> Outcome | None:
         """What being cut by an outer limit says of the callee: FAILURE if the attempt had at least half of the limit and
         the limit is of this pipeline, else IGNORED; None when it was no such cut."""
-        for mark in error.args:
-            if isinstance(mark, Mark):
-                return self._weigh(mark.owner, mark.limit, took)
-        if isinstance(error, TimeoutError) and self.deadline is not None and self.port.now() >= self.deadline:
-            return self._weigh(self.owner, self.limit, took)
-        return None
-
-    def _weigh(self, owner: object, limit: float, took: float) -> Outcome:
-        fair = owner is self.pipeline and took >= limit / 2
+        armed = self.armed
+        if any(isinstance(mark, Mark) for mark in error.args):
+            ours = armed is not None and armed[HIT]  # else it was a limit of some call around this one
+        elif isinstance(error, TimeoutError) and self.deadline is not None and self.port.now() >= self.deadline:
+            ours = armed is not None
+        else:
+            return None
+        fair = ours and armed is not None and took >= armed[MARK].limit / 2
         return Outcome.FAILURE if fair else Outcome.IGNORED
 
     def settle(self, held: Held) -> None:
@@ -185,7 +178,7 @@ class Run:
     def branch(self) -> SyncRun:
         """A sync copy for a worker thread that may outlive this call, so that the two never write the same fields."""
         other = SyncRun(self.pipeline, self.pipeline.clock.threads, self.fn, self.args, self.kwargs, self.identity)
-        other.deadline, other.owner, other.limit = self.deadline, self.owner, self.limit
+        other.deadline, other.armed = self.deadline, self.armed
         other.attempt, other.waited, other.key = self.attempt, self.waited, self.key
         return other
 

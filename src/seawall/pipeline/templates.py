@@ -4,7 +4,7 @@ A template is the plain guard's success path, written flat. It may only accept a
 accept goes on in the plain guards from that layer inwards (`SLOWLY`), and every failure is settled by them (see `aid.py`).
 
 In the text `@` is the number of the layer, `INNER` what is inside, `AWAIT ` the word or nothing, `ARGUMENTS` the call's arguments
-as a tuple and a dict. A line that ends in `#if flag` stands only where that holds. `_sw_t` is the one clock read of the attempt,
+as a tuple and a dict, `ARMED` the nearest limit of this call around the layer, or None. A line that ends in `#if flag` stands only where that holds. `_sw_t` is the one clock read of the attempt,
 `_sw_o` the caller's deadline or None, `_sw_r` the result, `_sw_run` the plain guards' record of the call once they took part.
 """
 
@@ -47,7 +47,7 @@ class Part:
 
 
 SLOWLY: Final = """
-_sw_run = _sw_cold.begin@(_sw_fn, ARGUMENTS, BEFORE)
+_sw_run = _sw_cold.begin@(_sw_fn, ARGUMENTS, BEFORE, ARMED)
 _sw_r = AWAIT _sw_cold.tail@(_sw_run)
 """
 
@@ -68,16 +68,16 @@ else:
     try:
         INNER
     except BaseException as _sw_error:
-        _sw_cold.failed@(_sw_record@.__self__, _sw_error, _sw_began@, BEFORE) #if slow
-        _sw_cold.failed@(_sw_record@.__self__, _sw_error, None, BEFORE) #if not slow
+        _sw_cold.failed@(_sw_record@.__self__, _sw_error, _sw_began@, BEFORE, ARMED) #if slow
+        _sw_cold.failed@(_sw_record@.__self__, _sw_error, None, BEFORE, ARMED) #if not slow
         raise
     _sw_verdict@ = _sw_classify@(_sw_r) #if judge
     if _sw_verdict@ is not _sw_well or _sw_now() - _sw_began@ > _sw_slow@: #if judge and slow
     if _sw_verdict@ is not _sw_well: #if judge and not slow
     if _sw_now() - _sw_began@ > _sw_slow@: #if slow and not judge
-        _sw_cold.judged@(_sw_record@.__self__, _sw_verdict@, _sw_began@, BEFORE) #if judge and slow
-        _sw_cold.judged@(_sw_record@.__self__, _sw_verdict@, None, BEFORE) #if judge and not slow
-        _sw_cold.judged@(_sw_record@.__self__, _sw_cold.well, _sw_began@, BEFORE) #if slow and not judge
+        _sw_cold.judged@(_sw_record@.__self__, _sw_verdict@, _sw_began@, BEFORE, ARMED) #if judge and slow
+        _sw_cold.judged@(_sw_record@.__self__, _sw_verdict@, None, BEFORE, ARMED) #if judge and not slow
+        _sw_cold.judged@(_sw_record@.__self__, _sw_cold.well, _sw_began@, BEFORE, ARMED) #if slow and not judge
     else: #if judge or slow
         _sw_record@(0) #if judge or slow
     _sw_record@(0) #if not judge and not slow
@@ -92,8 +92,8 @@ else:
     try:
         INNER
     except BaseException as _sw_error:
-        _sw_cold.failed@(_sw_window@, _sw_error, _sw_began@, BEFORE) #if slow
-        _sw_cold.failed@(_sw_window@, _sw_error, None, BEFORE) #if not slow
+        _sw_cold.failed@(_sw_window@, _sw_error, _sw_began@, BEFORE, ARMED) #if slow
+        _sw_cold.failed@(_sw_window@, _sw_error, None, BEFORE, ARMED) #if not slow
         raise
     _sw_verdict@ = _sw_classify@(_sw_r) #if judge
     _sw_ended = _sw_now()
@@ -102,10 +102,10 @@ else:
         or _sw_ended - _sw_began@ > _sw_slow@ #if slow
         or _sw_verdict@ is not _sw_well #if judge
     ):
-        _sw_cold.judged@(_sw_window@, _sw_verdict@, _sw_began@, BEFORE) #if judge and slow
-        _sw_cold.judged@(_sw_window@, _sw_verdict@, None, BEFORE) #if judge and not slow
-        _sw_cold.judged@(_sw_window@, _sw_cold.well, _sw_began@, BEFORE) #if slow and not judge
-        _sw_cold.judged@(_sw_window@, _sw_cold.well, None, BEFORE) #if not slow and not judge
+        _sw_cold.judged@(_sw_window@, _sw_verdict@, _sw_began@, BEFORE, ARMED) #if judge and slow
+        _sw_cold.judged@(_sw_window@, _sw_verdict@, None, BEFORE, ARMED) #if judge and not slow
+        _sw_cold.judged@(_sw_window@, _sw_cold.well, _sw_began@, BEFORE, ARMED) #if slow and not judge
+        _sw_cold.judged@(_sw_window@, _sw_cold.well, None, BEFORE, ARMED) #if not slow and not judge
     else:
         _sw_window@.bucket.ok += 1
 """
@@ -131,10 +131,10 @@ _sw_budget@.calls += 1 #if budget
 _sw_course = None #if not last or judge
 try:
     INNER
-    _sw_course = _sw_cold.unsatisfied@(_sw_fn, ARGUMENTS, _sw_r, BEFORE) #if judge
+    _sw_course = _sw_cold.unsatisfied@(_sw_fn, ARGUMENTS, _sw_r, BEFORE, ARMED) #if judge
     return _sw_r #if last and not judge
 except Exception as _sw_error:
-    _sw_course = _sw_cold.again@(_sw_fn, ARGUMENTS, _sw_error, BEFORE)
+    _sw_course = _sw_cold.again@(_sw_fn, ARGUMENTS, _sw_error, BEFORE, ARMED)
     if _sw_course is None:
         raise
 if _sw_course is not None: #if not last or judge
@@ -172,15 +172,16 @@ finally:
 """
 
 TIMEOUT_THREADS: Final = """
-_sw_token@ = None
+_sw_armed@ = None
 if _sw_o is None or _sw_o > _sw_t + _sw_limit@:
-    _sw_token@ = _sw_hand_on([_sw_t + _sw_limit@, None, 0, None, _sw_mark@])
+    _sw_armed@ = [_sw_t + _sw_limit@, None, 0, None, _sw_mark@]
+    _sw_token@ = _sw_hand_on(_sw_armed@)
 _sw_parts@ = _sw_cold.tell_parts@() #if parts
 try:
     INNER
 finally:
     _sw_cold.forget_parts(_sw_parts@) #if parts
-    if _sw_token@ is not None:
+    if _sw_armed@ is not None:
         _sw_take_back(_sw_token@)
 """
 
@@ -193,7 +194,7 @@ except Exception as _sw_error:
         raise
     _sw_failure@ = _sw_error
 if _sw_failure@ is not None:
-    _sw_run = _sw_cold.begin@(_sw_fn, ARGUMENTS, BEFORE)
+    _sw_run = _sw_cold.begin@(_sw_fn, ARGUMENTS, BEFORE, ARMED)
     _sw_r = AWAIT _sw_run.answer(_sw_cold.value@(_sw_failure@, _sw_run))
     _sw_failure@ = None
 """

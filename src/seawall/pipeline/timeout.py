@@ -124,7 +124,7 @@ class Spell:
         self._timeout = timeout
         self._run = run
         self._limit = limit
-        self._before = (run.deadline, run.owner, run.limit)
+        self._before = (run.deadline, run.armed)
         self._armed: Armed | None = None
         self._token: Token[float | Armed | None] | None = None
         self._parts: Token[Context] | None = None
@@ -133,9 +133,9 @@ class Spell:
         if run.deadline is not None and run.deadline <= now:
             raise TimedOut(f"{run.pipeline.name}: no time is left to begin", policy="deadline", started=False)
         if run.deadline is None or moment < run.deadline:
-            run.deadline, run.owner, run.limit = moment, run.pipeline, limit
             self._timer = run.port.timer(limit)
-            self._armed = self._timer.arm(run.pipeline)
+            self._armed = run.armed = self._timer.arm(run.pipeline)
+            run.deadline = moment
             self._token = DEADLINE.set(self._armed)
         if timeout.connect is not None or timeout.read is not None:
             self._parts = VARIABLE.set(replace(VARIABLE.get(), connect=timeout.connect, read=timeout.read))
@@ -155,7 +155,7 @@ class Spell:
         if self._parts is not None:
             parts, self._parts = self._parts, None
             VARIABLE.reset(parts)
-        self._run.deadline, self._run.owner, self._run.limit = self._before
+        self._run.deadline, self._run.armed = self._before
 
     # --- in a permit block
 
