@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from seawall.core.context import KEY, Armed
 from seawall.core.errors import TimedOut
 from seawall.core.outcome import Outcome, Verdict
-from seawall.core.runtime import AT, MARK
+from seawall.core.runtime import AT, MARK, refuse_under_loop
 from seawall.pipeline.held import Held
 from seawall.pipeline.retry import Course, Retry
 from seawall.pipeline.run import UNMARKED, Identity, Run
@@ -66,10 +66,21 @@ class Aid:
     def begin(
         self, fn: Any, args: tuple[Any, ...], kwargs: dict[str, Any], before: Run | None, armed: Armed | None
     ) -> Run:
-        """The run with which the plain guards go on here.
+        """The run with which the plain guards go on here. Raises WrongTwin for a sync call that may wait under a running loop.
 
         before: the one of guards that took part earlier in this call. armed: the nearest limit of this call around the layer.
         """
+        self.refuse_to_block()
+        return self._run(fn, args, kwargs, before, armed)
+
+    def refuse_to_block(self) -> None:
+        """A sync call that may have to wait must not do so under a running event loop."""
+        if not self.is_async and self.pipeline.may_wait:
+            refuse_under_loop(f"a guarded call of {self.pipeline.name}", "acall(...) or an `async def` function")
+
+    def _run(
+        self, fn: Any, args: tuple[Any, ...], kwargs: dict[str, Any], before: Run | None, armed: Armed | None
+    ) -> Run:
         self.slow += 1
         run = self.make(self.pipeline, self.port, fn, args, kwargs, self.identity)
         run.budgets = self.budgets
@@ -124,7 +135,10 @@ class Aid:
     ) -> Course | None:
         """The course that goes on after the first attempt failed, or None when the error leaves."""
         course = self._course(fn, args, kwargs, before, armed)
-        return course if course.again(error) else None
+        if not course.again(error):
+            return None
+        self.refuse_to_block()
+        return course
 
     def unsatisfied(
         self, fn: Any, args: tuple[Any, ...], kwargs: dict[str, Any], value: Any, before: Run | None, armed: Armed | None
@@ -133,11 +147,14 @@ class Aid:
         if self.policy.unwanted(value, self) is None:  # it asks for classifier and identity alone
             return None
         course = self._course(fn, args, kwargs, before, armed)
-        return course if course.unwanted(value) else None
+        if not course.unwanted(value):
+            return None
+        self.refuse_to_block()
+        return course
 
     def _course(self, fn: Any, args: Any, kwargs: Any, before: Run | None, armed: Armed | None) -> Course:
         policy: Retry = self.policy
-        run = self.begin(fn, args, kwargs, before, armed)
+        run = self._run(fn, args, kwargs, before, armed)
         if policy.budget is not None:
             run.budgets = (*run.budgets, policy.budget)
         return Course(policy, run, counted=True)
@@ -146,12 +163,12 @@ class Aid:
 
     def expired(self, before: Run | None) -> TimedOut:
         """The error of a call that was cut by this layer's limit."""
-        run = self.begin(None, (), {}, before, None)
+        run = self._run(None, (), {}, before, None)
         error: TimedOut = self.policy.expire(run, self.policy.seconds)
         return error
 
     def _held(self, permit: Any, began: float | None, before: Run | None, armed: Armed | None) -> Held:
-        run = self.begin(None, (), {}, None, armed)
+        run = self._run(None, (), {}, None, armed)
         if began is None:  # nobody looked at the clock: where a limit of this call is armed, it says when the attempt began
             began = self.now() if armed is None else armed[AT] - armed[MARK].limit
         held = Held(self.policy, run, began)
