@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from seawall.core.errors import WrongTwin as WrongTwin
     from seawall.core.events import Event as Event
     from seawall.core.events import Sink as Sink
+    from seawall.core.outcome import SUCCEEDED as SUCCEEDED
     from seawall.core.outcome import Classifier as Classifier
     from seawall.core.outcome import DefaultClassifier as DefaultClassifier
     from seawall.core.outcome import Kind as Kind
@@ -86,7 +87,7 @@ _NAMES = {
         "WrongTwin",
     ),
     "core.events": ("Event", "Sink"),
-    "core.outcome": ("Classifier", "DefaultClassifier", "Kind", "Outcome", "Verdict"),
+    "core.outcome": ("SUCCEEDED", "Classifier", "DefaultClassifier", "Kind", "Outcome", "Verdict"),
     "core.units": ("Limit",),
     "core.wire": ("incoming", "outgoing_headers"),
     "pipeline.adaptive_limit": ("AdaptiveLimit",),
@@ -112,6 +113,7 @@ _NAMES = {
 _HOMES = {name: home for home, names in _NAMES.items() for name in names}
 
 __all__ = [
+    "SUCCEEDED",
     "AdaptiveLimit",
     "AdaptiveTimeout",
     "Backoff",

@@ -68,9 +68,7 @@ def both(pipeline: sw.Pipeline, function: Callable[[], Any]) -> Callable[[int], 
     """Every third call plain, the others compiled."""
     compiled = pipeline(function)
     assert compiled.__code__.co_filename.startswith("<seawall")
-    return lambda number: (
-        compiled() if number % 3 else pipeline.plain_sync(function, (), {}, compiler.UNMARKED)
-    )
+    return lambda number: compiled() if number % 3 else pipeline.plain_sync(function, (), {}, compiler.UNMARKED)
 
 
 @pytest.mark.parametrize("traced", [False, True])

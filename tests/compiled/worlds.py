@@ -267,7 +267,9 @@ async def _run_async(script: Script, world: World, clock: VirtualClock, *, mixed
         turn = min(attempts.get(number, 0), 2)
         attempts[number] = turn + 1
         if call.nests and turn == 0:
-            await clock.asleep(0.0017 + number * 1.3e-5)  # two limits that end at the very same moment may be told apart by nobody
+            await clock.asleep(
+                0.0017 + number * 1.3e-5
+            )  # two limits that end at the very same moment may be told apart by nobody
             play.look(await _acaught(play.form()(number + 1000, _Call(0, call.took, ("ok", "ok", "ok"), False, None, None))))
         if call.took[turn]:
             await clock.asleep(call.took[turn])

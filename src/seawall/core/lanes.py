@@ -154,4 +154,3 @@ class _Life:
 def tasks_by_loop() -> Mapping[asyncio.AbstractEventLoop, asyncio.Task[Any]]:
     """The running task of each loop: what `asyncio.current_task` looks into, which on 3.11 asks for the loop first."""
     return asyncio.tasks._current_tasks  # type: ignore[attr-defined,no-any-return]
-

@@ -161,4 +161,3 @@ class AsyncioPort:
     def call_later(self, seconds: float, function: Callable[..., object], *args: Any) -> asyncio.TimerHandle:
         """Call `function` in the loop once `seconds` have passed."""
         return self.loop().call_later(seconds, function, *args, context=contextvars.Context())
-

@@ -63,9 +63,7 @@ class Aid:
         self.retries = retries
         self.slow = 0
 
-    def begin(
-        self, fn: Any, args: tuple[Any, ...], kwargs: dict[str, Any], before: Run | None, armed: Armed | None
-    ) -> Run:
+    def begin(self, fn: Any, args: tuple[Any, ...], kwargs: dict[str, Any], before: Run | None, armed: Armed | None) -> Run:
         """The run with which the plain guards go on here. Raises WrongTwin for a sync call that may wait under a running loop.
 
         before: the one of guards that took part earlier in this call. armed: the nearest limit of this call around the layer.
@@ -78,9 +76,7 @@ class Aid:
         if not self.is_async and self.pipeline.may_wait:
             refuse_under_loop(f"a guarded call of {self.pipeline.name}", "acall(...) or an `async def` function")
 
-    def _run(
-        self, fn: Any, args: tuple[Any, ...], kwargs: dict[str, Any], before: Run | None, armed: Armed | None
-    ) -> Run:
+    def _run(self, fn: Any, args: tuple[Any, ...], kwargs: dict[str, Any], before: Run | None, armed: Armed | None) -> Run:
         self.slow += 1
         run = self.make(self.pipeline, self.port, fn, args, kwargs, self.identity)
         run.budgets = self.budgets
@@ -93,17 +89,13 @@ class Aid:
 
     # --- a circuit breaker
 
-    def failed(
-        self, permit: Any, error: BaseException, began: float | None, before: Run | None, armed: Armed | None
-    ) -> None:
+    def failed(self, permit: Any, error: BaseException, began: float | None, before: Run | None, armed: Armed | None) -> None:
         """Settle a call that left with an error."""
         held = self._held(permit, began, before, armed)
         held.fail(error)
         held.release()
 
-    def judged(
-        self, permit: Any, verdict: Verdict, began: float | None, before: Run | None, armed: Armed | None
-    ) -> None:
+    def judged(self, permit: Any, verdict: Verdict, began: float | None, before: Run | None, armed: Armed | None) -> None:
         """Settle a call by its result, or by how long it took."""
         held = self._held(permit, began, before, armed)
         held.decide(verdict)

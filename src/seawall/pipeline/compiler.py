@@ -1,15 +1,16 @@
 """Turns a pipeline and a function into one flat function, whose success path costs a few attribute reads.
 
 The plain guards are the reference: compiled code shares their state, accepts what they would accept, records the successes they
-would record, and leaves everything else to them. The text comes from `templates.py`; this file puts it together around the
-function's own parameters, so that a call of the wrong shape fails as it would without a guard.
+would record, and leaves everything else to them. Its text comes from `templates.py` and `writing.py`.
 
+A compiled function has no branch for tests and telemetry: it is switched by giving it other code (`Work.turn`, see `gate.py`).
 Nothing is generated with `SEAWALL_COMPILE=0` in the environment, nor on builds of Python without the global lock, where single
 lines are not atomic: there the plain guards run, under their locks.
 """
 
 from __future__ import annotations
 
+import builtins
 import functools
 import itertools
 import linecache
@@ -17,33 +18,33 @@ import os
 import sys
 import threading
 import time
+import weakref
 from collections.abc import Callable
-from types import SimpleNamespace
+from types import CodeType, FunctionType, SimpleNamespace
 from typing import TYPE_CHECKING, Any, Final
 
 from seawall.core.clock import SystemClock
 from seawall.core.context import DEADLINE, KEY
 from seawall.core.events import ENDED_WELL, Event, everywhere
-from seawall.core.runtime import AT, CHEAP_LOOP
+from seawall.core.runtime import AT, CHEAP_LOOP, loop_is_running
 from seawall.pipeline import guard_sync
 from seawall.pipeline.aid import Aid
-from seawall.pipeline.gate import Gate
 from seawall.pipeline.retry import GENERATED, Retry
 from seawall.pipeline.run import UNMARKED, AsyncRun, Identity, SyncRun, key_of, refuse_late_work, refuse_no_work, would_run_later
-from seawall.pipeline.signatures import GENERIC, Shape, shape_of
-from seawall.pipeline.templates import LIMITER, SLOWLY, Part, part_of
+from seawall.pipeline.signatures import GENERIC, shape_of
+from seawall.pipeline.templates import Part, part_of
 from seawall.pipeline.timeout import DeadlineSpell, Timeout
+from seawall.pipeline.writing import Form, Writer
 
 if TYPE_CHECKING:
     from seawall.pipeline.pipeline import Pipeline
-    from seawall.pipeline.policy import Layer
 
 MOST_LAYERS: Final = 8  # Python takes no more than 20 blocks in each other, and a layer may need two
-MOST_FACTORIES: Final = 512
+MOST_SOURCES: Final = 1024
 MOST_TYPES: Final = 256
 
 _HAS_GLOBAL_LOCK: Final = getattr(sys, "_is_gil_enabled", lambda: True)()
-_factories: dict[str, Callable[..., Any]] = {}
+_sources: dict[str, CodeType] = {}
 _numbers = itertools.count(1)
 _lock = threading.Lock()
 
@@ -61,13 +62,8 @@ def compiled(pipeline: Pipeline, function: Any, identity: Identity, *, is_async:
     work = Work(pipeline, identity, is_async=is_async, plain=plain)
     if not work.parts and pipeline.policies:
         return None
-    guarded, regate = work.make(function)
-
-    def told() -> Any:
-        return Work(pipeline, identity, is_async=is_async, plain=plain, tells=True).make(function)[0]
-
-    guarded.__seawall__ = work
-    pipeline.gates.add(guarded, Gate(regate, plain, told, may_wait=pipeline.may_wait and not is_async))
+    guarded = work.make(function)
+    pipeline.gates.add(guarded, work)
     return guarded
 
 
@@ -75,20 +71,18 @@ class Work:
     """One compiled guard: its layers from the outermost one to the first that has no text.
 
     names: what its text names. cold: what that names away from the fast path. aids: each layer's way into the plain guards.
-    tells: whether it tells of each call.
     """
 
-    def __init__(
-        self, pipeline: Pipeline, identity: Identity, *, is_async: bool, plain: Callable[..., Any], tells: bool = False
-    ) -> None:
+    def __init__(self, pipeline: Pipeline, identity: Identity, *, is_async: bool, plain: Callable[..., Any]) -> None:
         self.pipeline = pipeline
         self.identity = identity
         self.is_async = is_async
-        self.tells = tells
         self.names: dict[str, object] = {}
-        self.cold = SimpleNamespace(plain=plain)
+        self.cold = SimpleNamespace(plain=plain, first=self._first)
         self.parts: list[Part] = []
         self.aids: list[Aid] = []
+        self._opened = is_async or not pipeline.may_wait
+        self._tells = False
         self._twins: Any = guard_sync
         if is_async:
             from seawall.pipeline import guard_async
@@ -99,16 +93,65 @@ class Work:
         self._collect()
         self._name()
 
-    def make(self, function: Any) -> tuple[Any, Callable[[Any], None]]:
-        """The guarded form of `function` (None: of whatever is the first argument), and what turns its gate."""
-        shape = GENERIC if function is None else shape_of(function)
-        names = self.names | shape.defaults | {"_sw_cold": self.cold}
-        if function is not None:
-            names["_sw_fn"] = function
-        guarded, regate = factory(self.text(shape, sorted(names), given=function is None))(**names)
+    def make(self, function: Any) -> Any:
+        """The guarded form of `function` (None: of whatever is the first argument)."""
+        self._writer = Writer(
+            parts=tuple(self.parts),
+            whole=len(self.parts) == len(self.pipeline.policies),
+            shape=GENERIC if function is None else shape_of(function),
+            given=function is None,
+            is_async=self.is_async,
+            marked=self.identity is not UNMARKED,
+            exact=type(self.pipeline.clock) is SystemClock,
+        )
+        self._called = getattr(function, "__name__", None) or "guarded"
+        space = self.names | {"_sw_cold": self.cold, "_sw_fn": function, "__name__": __name__, "__builtins__": builtins}
+        guarded: Any = FunctionType(self._code("away"), space)
         if function is not None:
             functools.update_wrapper(guarded, function)
-        return guarded, regate
+            guarded.__defaults__ = self._writer.shape.defaults
+            guarded.__kwdefaults__ = self._writer.shape.keyword_defaults
+        space["_sw_guarded"] = guarded
+        guarded.__seawall__ = self
+        self._guarded = weakref.ref(guarded)
+        return guarded
+
+    # --- switching it
+
+    def turn(self, *, away: bool, tells: bool) -> None:
+        """Give the function the code that fits: of the plain guards, of the first call, of the flat guard, or of the one that tells."""
+        guarded = self._guarded()
+        if guarded is None:
+            return
+        self._tells = tells
+        if tells and not away:
+            guarded.__globals__.update(self._telling())
+        form: Form = "away" if away else "first" if not self._opened else "told" if tells else "flat"
+        guarded.__code__ = self._code(form)
+
+    def _first(self, *args: Any, **kwargs: Any) -> Any:
+        """The first call of a sync function whose guards may wait: a mistake under a running loop shows here, at once; later the guards
+        refuse it wherever they would wait."""
+        if not loop_is_running():
+            self._opened = True
+            self.turn(away=False, tells=self._tells)
+        return self.cold.plain(*args, **kwargs)
+
+    def _code(self, form: Form) -> CodeType:
+        """The code of a form, under the name of the user's function."""
+        return code_of(self._writer.text(form)).replace(co_name=self._called)
+
+    def _telling(self) -> dict[str, object]:
+        """What the telling form names: who listens; one sink is called without a way round."""
+        pipeline, sinks = self.pipeline, [*self.pipeline.sinks.all, *everywhere.all]
+        self.cold.tell_failure, self.cold.report = pipeline.tell_failure, pipeline.sinks.report
+        return {
+            "_sw_event": tuple.__new__,
+            "_sw_Event": Event,
+            "_sw_ended_well": ENDED_WELL,
+            "_sw_name": pipeline.name,
+            "_sw_sink": sinks[0] if len(sinks) == 1 else pipeline.pass_on,
+        }
 
     @property
     def slow(self) -> int:
@@ -163,18 +206,8 @@ class Work:
         else:
             self.names["_sw_known"] = KNOWN
             self.cold.look = functools.partial(look, self.pipeline.name)
-        if self.tells:
-            self._name_telling()
         if self.identity is not UNMARKED:
             self.names |= {"_sw_key": self._key, "_sw_set_key": KEY.set, "_sw_reset_key": KEY.reset}
-
-    def _name_telling(self) -> None:
-        """Who listens; one sink is called without a way round."""
-        sinks = [*self.pipeline.sinks.all, *everywhere.all]
-        self.names |= {"_sw_event": tuple.__new__, "_sw_Event": Event, "_sw_ended_well": ENDED_WELL, "_sw_name": self.pipeline.name}
-        self.names["_sw_sink"] = sinks[0] if len(sinks) == 1 else self.pipeline.pass_on
-        self.cold.tell_failure = self.pipeline.tell_failure
-        self.cold.report = self.pipeline.sinks.report
 
     def _name_tasks(self) -> None:
         import asyncio
@@ -185,77 +218,6 @@ class Work:
             self.names |= {"_sw_running": asyncio._get_running_loop, "_sw_current": asyncio.current_task}
         else:  # the running task of each loop: what current_task looks into, after it has asked for the loop
             self.names |= {"_sw_ident": threading.get_ident, "_sw_tasks": asyncio.tasks._current_tasks}  # type: ignore[attr-defined]
-
-    # --- the text
-
-    def text(self, shape: Shape, names: list[str], *, given: bool) -> str:
-        """The source of the factory. names: of its parameters. given: whether each call brings its function as first argument."""
-        whole = len(self.parts) == len(self.pipeline.policies)
-        inner = self._call(shape, given=given) if whole else self._layer(SLOWLY, len(self.parts))
-        for index in range(len(self.parts) - 1, -1, -1):
-            part = self.parts[index]
-            flags = part.flags | ({"last"} if self._is_last(index) else set())
-            inner = _filled(self._layer(_chosen(part.text, flags), index), {"SLOWLY": self._layer(SLOWLY, index), "INNER": inner})
-        if self.identity is not UNMARKED:
-            inner = _filled(_KEYED, {"INNER": inner})
-        if self.tells:
-            inner = _filled(_TELLING, {"INNER": inner})
-        call = f"{'_sw_fn, ' if given else ''}{shape.call}"
-        body = _filled(self._frame(call), {"INNER": inner})
-        alone = whole and len(self.parts) <= 1
-        for word, meant in (
-            ("ARGUMENTS", f"{shape.args}, {shape.kwargs}"),
-            ("AWAIT ", "await " if self.is_async else ""),
-            ("BEFORE", "None" if alone else "_sw_run"),
-        ):
-            body = body.replace(word, meant)
-        if alone:
-            body = body.replace("_sw_run = None\n", "")
-        named = [name for name in names if name in body or name in shape.parameters]
-        return _FACTORY.format(
-            names=", ".join([*named, "**_sw_others"]),
-            word="async def" if self.is_async else "def",
-            parameters=f"{'_sw_fn, /, ' if given else ''}{shape.parameters}",
-            body=_indented(body, 8),
-        )
-
-    def _layer(self, text: str, index: int) -> str:
-        """A template as the layer of that number: `ARMED` becomes the nearest limit of this call around it."""
-        limits = [number for number in range(index) if "_sw_limit@" in self.parts[number].text]
-        armed = f"_sw_armed{limits[-1]}" if limits else "None"
-        return text.strip("\n").replace("@", str(index)).replace("ARMED", armed)
-
-    def _is_last(self, index: int) -> bool:
-        """Whether nothing is left to do once this layer has its result: no layer around it looks at it, and no key is taken back."""
-        outer = {part.text for part in self.parts[:index]}
-        return outer <= {LIMITER} and self.identity is UNMARKED and not self.tells
-
-    def _call(self, shape: Shape, *, given: bool) -> str:
-        call = f"_sw_r = _sw_fn({shape.call})"
-        if not self.is_async:
-            return f"{call}\nif _sw_r is not None and _sw_r.__class__ not in _sw_known:\n    _sw_cold.look(_sw_r)"
-        if given:
-            return f'{call}\nif not hasattr(_sw_r.__class__, "__await__"):\n    _sw_cold.refuse(_sw_fn, _sw_r)\n_sw_r = await _sw_r'
-        return f"_sw_r = await _sw_fn({shape.call})"
-
-    def _frame(self, call: str) -> str:
-        text = "".join(part.text for part in self.parts)
-        flags = {"limits"} if "_sw_limit@" in text else set()
-        if CHEAP_LOOP:
-            flags.add("cheap")
-        if self.tells:
-            flags.add("told")
-        frame = _chosen(_FRAME_TASKS if self.is_async else _FRAME_THREADS, frozenset(flags))
-        return frame.replace("CALL", call).replace("CLOCK", self._clock(text))
-
-    def _clock(self, text: str) -> str:
-        """The one clock read of an attempt, in seconds, in nanoseconds, or both."""
-        if "_sw_ns" not in text:
-            return "_sw_t = _sw_now()" if self.tells or any(part.timed for part in self.parts) else ""
-        alone = all("_sw_ns" in part.text for part in self.parts if part.timed)
-        if alone and type(self.pipeline.clock) is SystemClock:  # another read costs less than the conversion of one
-            return "_sw_ns = _sw_nanoseconds()" + ("\n_sw_t = _sw_now()" if self.tells else "")
-        return "_sw_t = _sw_now()\n_sw_ns = int(_sw_t * 1e9)"
 
     # --- what the frame asks
 
@@ -286,95 +248,20 @@ class Work:
             spell.end()
 
 
-_FACTORY: Final = """\
-def _sw_make({names}):
-    _sw_gate = None
-    {word} guarded({parameters}):
-{body}
-    def regate(to):
-        nonlocal _sw_gate
-        _sw_gate = to
-    return guarded, regate
-"""
-
-_FRAME_THREADS: Final = """
-if _sw_gate is not None: #if not told
-    return _sw_gate(CALL) #if not told
-if _sw_deadline() is not None and _sw_cold.within(_sw_deadline()) is None: #if not limits
-    return _sw_cold.plain(CALL) #if not limits
-_sw_o = _sw_deadline() #if limits
-if _sw_o is not None: #if limits
-    _sw_o = _sw_cold.within(_sw_o) #if limits
-    if _sw_o is None: #if limits
-        return _sw_cold.plain(CALL) #if limits
-_sw_run = None
-CLOCK
-INNER
-return _sw_r
-"""
-
-_FRAME_TASKS: Final = """
-if _sw_gate is not None: #if not told
-    return await _sw_gate(CALL) #if not told
-_sw_o = _sw_deadline()
-if _sw_o is not None:
-    _sw_o = _sw_cold.within(_sw_o)
-    if _sw_o is None:
-        return await _sw_cold.dated(guarded, _sw_fn, CALL) #if not told
-        return await _sw_cold.plain(CALL) #if told
-_sw_run = None
-_sw_home = _sw_home_lanes.lane #if limits
-if _sw_home.loop is not _sw_running(): #if limits and cheap
-if _sw_home.life._thread_id != _sw_ident(): #if limits and not cheap
-    _sw_home = _sw_home_lanes.find() #if limits
-_sw_task = _sw_current(_sw_home.loop) #if limits and cheap
-_sw_task = _sw_tasks.get(_sw_home.loop) #if limits and not cheap
-if _sw_task is None: #if limits
-    return await _sw_cold.plain(CALL) #if limits
-CLOCK
-INNER
-return _sw_r
-"""
-
-_KEYED: Final = """
-_sw_held_key = _sw_set_key(_sw_key(ARGUMENTS))
-try:
-    INNER
-finally:
-    _sw_reset_key(_sw_held_key)
-"""
-
-
-_TELLING: Final = """
-try:
-    INNER
-except BaseException as _sw_error:
-    _sw_cold.tell_failure(_sw_error, _sw_t)
-    raise
-_sw_ended = _sw_now()
-_sw_told = _sw_event(_sw_Event, ("call.ended", _sw_name, _sw_ended, _sw_name, _sw_ended_well, _sw_ended - _sw_t))
-try:
-    _sw_sink(_sw_told)
-except Exception:
-    _sw_cold.report(_sw_sink, _sw_told)
-"""
-
-
-def factory(text: str) -> Callable[..., Any]:
-    """The factory of a source, made once per text. Its lines stand in `linecache`, so that tracebacks show them."""
+def code_of(text: str) -> CodeType:
+    """The code of a source, compiled once per text. Its lines stand in `linecache`, so that tracebacks show them."""
     with _lock:
-        known = _factories.get(text)
+        known = _sources.get(text)
         if known is not None:
             return known
         path = f"{GENERATED}guard {next(_numbers)}>"
-        space: dict[str, Any] = {}
-        exec(compile(text, path, "exec"), space)  # noqa: S102  # our own text, put together from our own templates
+        module = compile(text, path, "exec")
+        code = next(constant for constant in module.co_consts if isinstance(constant, CodeType))
         linecache.cache[path] = (len(text), None, text.splitlines(keepends=True), path)
-        if len(_factories) >= MOST_FACTORIES:
-            _factories.pop(next(iter(_factories)))
-        made: Callable[..., Any] = space["_sw_make"]
-        _factories[text] = made
-        return made
+        if len(_sources) >= MOST_SOURCES:
+            _sources.pop(next(iter(_sources)))
+        _sources[text] = code
+        return code
 
 
 KNOWN: Final[set[type]] = {int, str, bytes, float, bool, dict, list, tuple, set}
@@ -391,30 +278,3 @@ def look(name: str, value: Any) -> None:
 
 def _numbered_name(name: str, index: int) -> str:
     return name if name.startswith("_sw_") else f"_sw_{name}{index}"
-
-
-def _chosen(text: str, flags: frozenset[str]) -> str:
-    """The lines of a text that stand under these flags."""
-    lines = []
-    for line in text.strip("\n").splitlines():
-        code, _, condition = line.partition(" #if ")
-        if not condition or any(all(_holds(term, flags) for term in way.split(" and ")) for way in condition.split(" or ")):
-            lines.append(code)
-    return "\n".join(lines)
-
-
-def _holds(term: str, flags: frozenset[str]) -> bool:
-    return term.removeprefix("not ") in flags if not term.startswith("not ") else term.removeprefix("not ") not in flags
-
-
-def _filled(text: str, words: dict[str, str]) -> str:
-    """The text with each line that is one of the words replaced by that word's lines, as deep as it stood."""
-    lines: list[str] = []
-    for line in text.strip("\n").splitlines():
-        inner = words.get(line.strip())
-        lines.append(line if inner is None else _indented(inner, len(line) - len(line.lstrip())))
-    return "\n".join(lines)
-
-
-def _indented(text: str, by: int) -> str:
-    return "\n".join(f"{' ' * by}{line}" if line else line for line in text.splitlines())

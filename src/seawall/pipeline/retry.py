@@ -193,8 +193,8 @@ class Course:
 
     __slots__ = (
         "_counted",
-        "_in_loop",
         "_ended_well",
+        "_in_loop",
         "_paid",
         "_previous",
         "_token",
@@ -363,7 +363,7 @@ def outer_retry(inner: Retry) -> str | None:
     frame: FrameType | None = sys._getframe(1)
     while frame is not None:
         if frame.f_code.co_name == "repeat" or frame.f_code.co_filename.startswith(GENERATED):
-            course, cold = frame.f_locals.get("course"), frame.f_locals.get(COLD)
+            course, cold = frame.f_locals.get("course"), frame.f_globals.get(COLD)
             around = getattr(course, "policy", None) or getattr(cold, "retry", None)
             if isinstance(around, Retry) and around is not inner:
                 return around.made_at

@@ -123,7 +123,6 @@ class Run:
             token, self.token = self.token, None
             KEY.reset(token)
 
-
     # --- what layers ask
 
     def enters(self, budget: RetryBudget | None) -> RetryBudget | None:

@@ -10,17 +10,18 @@ from typing import Any, Final
 
 @dataclass(frozen=True)
 class Shape:
-    """parameters: as in a `def`. call: the same handed on. args, kwargs: the same as a tuple and a dict. defaults: by the names
-    that the parameters give them; they are bound as objects, never written as text."""
+    """parameters: as in a `def`, with `None` where there is a default: the defaults themselves are given to the function as objects.
+    call: the same handed on. args, kwargs: the same as a tuple and a dict."""
 
     parameters: str
     call: str
     args: str
     kwargs: str
-    defaults: dict[str, Any]
+    defaults: tuple[Any, ...] | None = None
+    keyword_defaults: dict[str, Any] | None = None
 
 
-GENERIC: Final = Shape("*args, **kwargs", "*args, **kwargs", "args", "kwargs", {})
+GENERIC: Final = Shape("*args, **kwargs", "*args, **kwargs", "args", "kwargs")
 """For whatever shows no parameters that could be repeated."""
 
 
@@ -29,14 +30,15 @@ def shape_of(function: Any) -> Shape:
     if not isinstance(function, FunctionType) or hasattr(function, "__signature__"):
         return GENERIC
     parameters = list(inspect.signature(function, follow_wrapped=False).parameters.values())
-    if any(parameter.name.startswith("_sw_") or parameter.name in ("guarded", "regate") for parameter in parameters):
+    if any(parameter.name.startswith("_sw_") for parameter in parameters):
         return GENERIC
     return Shape(
         ", ".join(_written(parameters)),
         ", ".join(_handed_on(parameter) for parameter in parameters),
         _tuple(parameters),
         _dict(parameters),
-        {f"_sw_d{i}": p.default for i, p in enumerate(parameters) if p.default is not p.empty},
+        function.__defaults__,
+        function.__kwdefaults__,
     )
 
 
@@ -48,7 +50,7 @@ def _written(parameters: list[inspect.Parameter]) -> list[str]:
             words.append("/")
         if parameter.kind is parameter.KEYWORD_ONLY and before not in (parameter.KEYWORD_ONLY, parameter.VAR_POSITIONAL):
             words.append("*")
-        default = "" if parameter.default is parameter.empty else f"=_sw_d{index}"
+        default = "" if parameter.default is parameter.empty else "=None"
         stars = {parameter.VAR_POSITIONAL: "*", parameter.VAR_KEYWORD: "**"}.get(parameter.kind, "")
         words.append(f"{stars}{parameter.name}{default}")
     if parameters and parameters[-1].kind is inspect.Parameter.POSITIONAL_ONLY:
