@@ -177,13 +177,24 @@ def test_the_check_command_explains_a_file(file: Path, tmp_path: Path, capsys: A
     pytest.importorskip("cyclopts", reason="the command line is an extra")
     from seawall.cli import main
 
-    assert main(["check", str(file)]) == 1
+    assert main(["check", str(file)]) == 0
     assert "stock: at most 4 attempts, 10 s" in (out := capsys.readouterr().out)
     assert "warning SW003 retry" in out
+    assert main(["check", str(file), "--strict"]) == 1
+    broken = tmp_path / "broken.toml"
+    broken.write_text('[pipelines.a]\npolicies = [{ timeout = "1s" }, { timeout = "2s" }]')
+    assert main(["check", str(broken)]) == 1
+    assert "error SW011 timeout-2" in capsys.readouterr().out
     clean = tmp_path / "clean.toml"
     clean.write_text('[pipelines.a]\npolicies = [{ timeout = "2s" }, { bulkhead = { limit = 5, queue = 2 } }]')
     assert main(["check", str(clean), "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
-    assert (told[0]["name"], told[0]["attempts"], told[0]["wall_time"]) == ("a", 1, 2.0)
+    (one,) = told["pipelines"]
+    assert (one["name"], one["attempts"], one["wall_time"], told["settings"]) == ("a", 1, 2.0, [])
+    assert one["findings"][0]["page"] == "docs/warnings/SW001.md"
+    assert main(["check", str(clean), "--strict", "--processes", "4"]) == 0
+    assert "note SW012 bulkhead" in capsys.readouterr().out
+    assert main(["check", str(clean), "--processes", "0"]) == 2
+    assert "processes must be in [1, 100000]; got 0" in capsys.readouterr().err
     assert main(["check", str(tmp_path / "absent.toml")]) == 2
     assert "cannot be read" in capsys.readouterr().err

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import warnings
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextvars import Token
 from dataclasses import dataclass, replace
@@ -14,7 +13,8 @@ from typing import Any, Final, Literal
 from seawall.core import units
 from seawall.core.clock import Clock
 from seawall.core.context import VARIABLE, Context
-from seawall.core.errors import NestedRetryWarning, Rejected, TimedOut
+from seawall.core.errors import Rejected, TimedOut
+from seawall.core.findings import Finding, tell
 from seawall.core.outcome import Kind, Repeat, Verdict, hint
 from seawall.core.runtime import refuse_under_loop
 from seawall.pipeline import guard_sync
@@ -98,7 +98,7 @@ class Retry(Policy):
         self.on = on
         self.nested = units.one_of("nested", nested, ("warn", "yield", "allow"))
         self.made_at = _caller()
-        self._types, self._predicate = _read_on(on)
+        self.types, self._predicate = _read_on(on)
         self.may_wait = attempts > 1
         self.retried = 0
         self.gave_up = 0
@@ -109,6 +109,11 @@ class Retry(Policy):
         super().adopt(name, clock)
         if self.budget is not None:
             self.budget.adopt(f"{self.name}-budget", clock)
+
+    @property
+    def judged_by_user(self) -> bool:
+        """Whether `on` is the user's own judgement, which is repeated as said, whether a call is marked idempotent or not."""
+        return self.types is not None or self._predicate is not None
 
     def layer(self, twins: Any, inner: Layer) -> Layer:
         """Repeat what is inside."""
@@ -131,12 +136,9 @@ class Retry(Policy):
         if not self._warned:
             self._warned = True
             self.emit("retry.nested", outer=outer, inner=self.made_at)
-            warnings.warn(
-                f"SW010: the Retry made at {self.made_at} runs inside the one made at {outer}: their attempts multiply. "
-                'Retry at one layer only, or say nested="yield" or nested="allow" on the inner one',
-                NestedRetryWarning,
-                stacklevel=2,
-            )
+            reason = f"the Retry made at {self.made_at} runs inside the one made at {outer}: their attempts multiply."
+            fix = 'retry at one layer only, or say nested="yield" or nested="allow" on the inner one.'
+            tell(Finding("SW010", "warning", self.name, reason, fix), self.clock.monotonic())
         return self.rule.attempts
 
     def snapshot(self) -> RetrySnapshot:
@@ -160,8 +162,8 @@ class Retry(Policy):
     def worth(self, error: Exception, run: Run) -> Verdict | None:
         """The verdict of an error that is worth another try, or None."""
         verdict = run.classifier.error(error)
-        if self._types is not None:
-            return verdict if isinstance(error, self._types) and self._named(error) else None
+        if self.types is not None:
+            return verdict if isinstance(error, self.types) and self._named(error) else None
         if self._predicate is not None:
             return verdict if not _ours(error) and self._predicate(error) else None
         return verdict if may_repeat(verdict, run) else None
@@ -170,7 +172,7 @@ class Retry(Policy):
         """The verdict of a result that is worth another try, or None."""
         if self._predicate is not None:
             return Verdict(Kind.ERROR, hint(value)) if self._predicate(value) else None
-        if self._types is None and run.classifier.judges_results:
+        if self.types is None and run.classifier.judges_results:
             verdict = run.classifier.result(value)
             return verdict if may_repeat(verdict, run) else None
         return None
@@ -180,7 +182,7 @@ class Retry(Policy):
         if not _ours(error):
             return True
         family = Rejected if isinstance(error, Rejected) else TimedOut
-        return any(isinstance(error, kind) and issubclass(kind, family) for kind in self._types or ())
+        return any(isinstance(error, kind) and issubclass(kind, family) for kind in self.types or ())
 
 
 class Course:
