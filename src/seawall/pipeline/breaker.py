@@ -140,12 +140,12 @@ class CircuitBreaker(Guarding[BreakerState]):
         return self.cell.apply(self._read, self.clock.monotonic())
 
     def take_over(self, old: Policy) -> None:
-        """Keep the circuit; the window is kept while its length is the same."""
+        """Keep the circuit and what its window holds; a window of another kind begins empty."""
         super().take_over(old)
         assert isinstance(old, CircuitBreaker)
-        if (old.rule.window, old.rule.window_calls) == (self.rule.window, self.rule.window_calls):
-            self.cell = old.cell.handed_to(self, self.rule)
-            self.rejected = old.rejected
+        self.cell, old.rule = old.cell.handed_to(self, self.rule), self.rule
+        self.rejected = old.rejected
+        self.cell.apply(self.rule.retune, self.clock.monotonic())
 
     @property
     def at_rest(self) -> bool:
