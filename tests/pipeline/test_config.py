@@ -92,7 +92,7 @@ def test_names_are_looked_up_when_used_so_decorators_work_at_import(tmp_path: Pa
 
 
 def test_reloading_keeps_what_was_learnt_and_changes_the_numbers(file: Path, seawall_time: VirtualClock) -> None:
-    """A new limit must not close an open circuit, free a taken seat or forgive a debt; not even another kind of window closes it."""
+    """A new limit must not close an open circuit, free a taken seat or forgive a debt, whatever the window."""
     config = sw.load(file)
     stock = config["stock"]
     heard: list[sw.Event] = []

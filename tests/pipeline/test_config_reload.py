@@ -137,9 +137,7 @@ def test_budgets_keep_their_balance_and_quantiles_their_samples(load: Load, seaw
 
 
 @pytest.mark.parametrize(("one", "other"), [("window = 30", "window = 60"), ("window_calls = 30", "window_calls = 50")])
-def test_a_circuit_keeps_its_window_when_its_length_changes(
-    load: Load, seawall_time: VirtualClock, one: str, other: str
-) -> None:
+def test_a_circuit_keeps_its_window_when_its_length_changes(load: Load, seawall_time: VirtualClock, one: str, other: str) -> None:
     """Nine failures before and one after a reload are ten failures."""
     breaker = "{ circuit_breaker = { consecutive_failures = 10, failure_ratio = false, WINDOW } }"
     guarded = load(breaker.replace("WINDOW", one))["a"]

@@ -14,6 +14,7 @@ from seawall.pipeline.toml_lines import TooDeepError, lines_of
 
 PREFIX: Final = "SEAWALL__"
 LARGEST: Final = 1 << 20  # bytes: of a file, of all values of a folder, of all variables
+LONGEST: Final = 800  # characters of a message: a value that was meant to be a file is not to fill the log
 HIDDEN: Final = "<redacted>"
 
 _SECRET: Final = re.compile(r"secret|passw|passphrase|token|credential|api_?key|private|(?:^|[^a-z])auth", re.I)
@@ -36,7 +37,9 @@ class Origin:
     def error(self, message: str) -> ConfigError:
         """An error that names this place."""
         place = f"env {self.place}" if self.kind == "env" else self.place
-        return ConfigError(scrub(message), path=place, line=self.line)
+        text = scrub(message)
+        text = text if len(text) <= LONGEST else f"{text[: LONGEST // 2]} ... {text[-LONGEST // 4 :]}"
+        return ConfigError(text, path=place, line=self.line)
 
     def __str__(self) -> str:
         if self.kind == "file":

@@ -289,7 +289,8 @@ def _named(names: Mapping[str, Any], wanted: str, origin: Origin) -> str | None:
 
 
 def _nowhere(setting: Setting, reason: str) -> Finding:
-    return Finding("SW101", "warning", str(setting.origin), f"{reason}.", "correct the name, or take the setting away.")
+    reason = reason if reason.endswith("?") else f"{reason}."
+    return Finding("SW101", "warning", str(setting.origin), reason, "correct the name, or take the setting away.")
 
 
 def _no_setting(setting: Setting) -> Finding:
