@@ -85,7 +85,7 @@ class Config(Mapping[str, "NamedPipeline"]):
         with self._lock:
             fresh = Reading(self.path, self._folders, os.environ if self._env is None else self._env)
             for finding in fresh.plans.findings:
-                tell(finding, clocks.resolve(None).monotonic(), stacklevel=3)
+                tell(finding, clocks.resolve(None).monotonic())
             if self._read is not None:
                 take_over(fresh.pipelines, self._read.pipelines)
             for name, pipeline in fresh.pipelines.items():
