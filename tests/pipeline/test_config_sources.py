@@ -282,7 +282,7 @@ def test_a_folder_that_cannot_be_used_says_why(file: Path, tmp_path: Path, make:
         ("POLICIES__RETRY__BACKOFF__BASE", "-1", r"__BASE: .*backoff: base must be a positive"),
         ("POLICIES__RETRY__BUDGET", "nobody", r"there is no retry_budget 'nobody'"),
         ("POLICIES", "3", r"policies must be an array"),
-        ("PRESET", "htp", r"unknown preset 'htp'; did you mean 'http'"),
+        ("PRESET", "htp", r"there is no such preset; got 'htp'; did you mean 'http'"),
         ("OBSERVE", "perhaps", r"observe must be true or false; got 'perhaps'"),
         ("POLICIES__RETRY__ON", "[" * 50, r"__ON: tables may stand in each other at most 32 deep"),
         ("POLICIES__BULKHEAD", "x" * ((1 << 20) + 1), r"larger than 1048576 bytes together"),
@@ -355,6 +355,35 @@ def test_a_value_from_a_secret_is_never_shown(file: Path, tmp_path: Path) -> Non
     with pytest.raises(sw.ConfigError) as raised:
         sw.load(file, env={f"{STOCK}POLICIES__RETRY__API_KEY": "hunter2", f"{STOCK}POLICIES__RETRY__NAME": "x"}).reload()
     assert "hunter2" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("pipelines.stock.preset", "hunter2"),
+        ("pipelines.stock.observe", "hunter2"),
+        ("pipelines.stock.policies", "hunter2"),
+        ("pipelines.stock.policies", '["hunter2"]'),
+        ("pipelines.stock.policies", "[{ hunter2 = 1 }]"),
+        ("pipelines.stock.policies", '[{ timeout = "hunter2" }]'),
+        ("pipelines.stock.policies", "[{ retry = { hunter2 = 1 } }]"),
+        ("pipelines.stock.policies", '[{ hunter2 = 1, retry = "hunter2" }]'),
+        ("pipelines.stock.policies.retry.budget", "hunter2"),
+        ("pipelines.stock.policies.retry", '{ backoff = "hunter2" }'),
+        ("processes", "hunter2"),
+        ("nothing", "hunter2"),
+    ],
+)
+def test_no_error_and_no_warning_tells_what_a_secret_folder_holds(file: Path, tmp_path: Path, name: str, value: str) -> None:
+    """Somebody will mount the wrong secret one day, and the log must not tell it."""
+    folder = write(tmp_path / "secrets", {name: value})
+    with pytest.raises((sw.ConfigError, sw.SeawallWarning)) as raised:
+        sw.load(file, folders=folder, env={}).reload()
+    assert "hunter2" not in "".join(traceback.format_exception(raised.value))
+    error: BaseException | None = raised.value
+    while error is not None:
+        assert "hunter2" not in str(error)
+        error = error.__context__
 
 
 def test_addresses_are_shown_without_their_user(tmp_path: Path) -> None:

@@ -18,10 +18,10 @@ from seawall.core import clock as clocks
 from seawall.core import units
 from seawall.core.errors import ConfigError
 from seawall.core.findings import Finding, tell
-from seawall.pipeline.build import BadTable, make
+from seawall.pipeline.build import BadTable, make, options_of, within
 from seawall.pipeline.folder import read_folder
 from seawall.pipeline.lint import MOST_PROCESSES
-from seawall.pipeline.origins import HIDDEN, LARGEST, Leaf, Origin, Setting, Tree, leaves, plain, read_variables
+from seawall.pipeline.origins import LARGEST, Leaf, Origin, Setting, Tree, leaves, plain, read_variables, without
 from seawall.pipeline.pipeline import Pipeline
 from seawall.pipeline.plan import Entry, Plan, Plans, merge, refuse_strangers
 from seawall.pipeline.policy import Policy
@@ -155,11 +155,6 @@ def load(path: str | Path | None, *, folders: Sequence[str | Path] = (), env: Ma
     return Config(path, folders=folders, env=env)
 
 
-def read(path: Path) -> dict[str, Pipeline]:
-    """Read all pipelines of a file alone. Raises ConfigError, with file and line."""
-    return Reading(path, (), {}).pipelines
-
-
 class Reading:
     """One good reading of all sources: what they say, and what was made of it. Raises ConfigError for a bad one."""
 
@@ -189,7 +184,8 @@ class Reading:
             for entry in plan.entries
         ]
         if not isinstance(plan.observe.value, bool):
-            raise plan.observe.origin.error(f"pipeline {plan.name}: observe must be true or false; got {plan.observe.value!r}")
+            given = plan.observe.value
+            raise plan.observe.origin.error(f"pipeline {plan.name}: observe must be true or false; got {given!r}", given)
         try:
             pipeline = Pipeline(*policies, name=plan.name, observe=plan.observe.value)
         except (ValueError, TypeError) as error:
@@ -269,9 +265,8 @@ def _blame(entry: Entry, whose: str, message: str, path: tuple[str, ...]) -> Con
     first = next(leaves(blamed), None) if path else None
     hidden = [leaf for _, leaf in leaves(entry.options) if leaf.origin.secret]
     if hidden:
-        message = message.partition("; got ")[0] + f"; got {HIDDEN}"
-        for text in sorted((str(leaf.value) for leaf in hidden), key=len, reverse=True):
-            message = message.replace(text, HIDDEN) if text else message
+        strange = [key for key in path if key not in {*options_of(entry.kind), *(within(path[0]) or ())}]
+        message = without(message, [*(str(leaf.value) for leaf in hidden), *strange])
     return (entry.origin if first is None else first[1].origin).error(f"{whose}: {message}")
 
 
@@ -281,4 +276,5 @@ def _processes(leaf: Leaf | None) -> int | None:
     try:
         return units.whole("processes", leaf.value, most=MOST_PROCESSES)
     except (ValueError, TypeError) as error:
-        raise leaf.origin.error(str(error)) from None
+        message = str(error)
+    raise leaf.origin.error(message, leaf.value)

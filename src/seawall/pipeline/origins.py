@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
@@ -34,10 +34,10 @@ class Origin:
     line: int | None = None
     secret: bool = False
 
-    def error(self, message: str) -> ConfigError:
-        """An error that names this place."""
+    def error(self, message: str, value: Any = None) -> ConfigError:
+        """An error that names this place. value: what is wrong, of which nothing stays in the message if it is secret."""
         place = f"env {self.place}" if self.kind == "env" else self.place
-        text = scrub(message)
+        text = scrub(without(message, _texts(value)) if self.secret else message)
         text = text if len(text) <= LONGEST else f"{text[: LONGEST // 2]} ... {text[-LONGEST // 4 :]}"
         return ConfigError(text, path=place, line=self.line)
 
@@ -84,6 +84,27 @@ def scrub(text: str) -> str:
 def same(one: str, other: str) -> bool:
     """Whether two names are one: variables know neither case nor hyphens."""
     return one.casefold().replace("-", "_") == other.casefold().replace("-", "_")
+
+
+def without(message: str, texts: Iterable[str]) -> str:
+    """A message without what it got, and without these texts wherever it holds them."""
+    before, got, _ = message.partition("; got ")
+    for text in sorted(filter(None, texts), key=len, reverse=True):
+        before = before.replace(text, HIDDEN)
+    return f"{before}{got}{HIDDEN}" if got else before
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """Everything that may be read in a value: its names and its values."""
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            yield str(key)
+            yield from _texts(inner)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from _texts(inner)
+    elif value is not None:
+        yield str(value)
 
 
 def plain(tree: Tree) -> Any:

@@ -161,8 +161,12 @@ def _entries(values: list[Any], at: tuple[str, ...], find: Find, pipeline: str) 
             kind, inner = one_pair(value)
             check_kind(kind, KINDS)
         except BadTable as error:
-            only = next(iter(value)) if isinstance(value, dict) and len(value) == 1 else None
-            raise find((*place, only) if only else place).error(f"pipeline {pipeline}: {error}") from None
+            bad: str | None = str(error)
+        else:
+            bad = None
+        if bad is not None:  # outside the handler, whose context would show a value that must stay hidden
+            at_name = (*place, next(iter(value))) if isinstance(value, dict) and len(value) == 1 else place
+            raise find(at_name).error(f"pipeline {pipeline}: {bad}", value)
         entries.append(_entry(kind, inner, (*place, kind), find))
     return entries
 
@@ -183,7 +187,7 @@ def _preset(name: object, origin: Origin) -> list[Entry]:
     from seawall.presets import TABLES
 
     if not isinstance(name, str) or name not in TABLES:
-        raise origin.error(f"unknown preset {name!r}{suggest(str(name), tuple(TABLES))}")
+        raise origin.error(f"there is no such preset; got {name!r}{suggest(str(name), tuple(TABLES))}", name)
     whence = Origin("preset", name)
     return [_entry(kind, options, (kind,), lambda _: whence) for table in TABLES[name]() for kind, options in table.items()]
 
@@ -304,7 +308,8 @@ def _look_for_strays(plans: Plans) -> None:
     entries = [entry for plan in plans.pipelines.values() for entry in plan.entries]
     for entry in entries:
         if entry.uses is not None and entry.uses not in plans.shared:
-            raise entry.origin.error(f"there is no [policies.{entry.uses}]{suggest(entry.uses, tuple(plans.shared))}")
+            hint = suggest(entry.uses, tuple(plans.shared))
+            raise entry.origin.error(f"there is no [policies.{entry.uses}]{hint}", entry.uses)
     budgets = [entry.options.get("budget") for entry in (*entries, *plans.shared.values())]
     used = {entry.uses for entry in entries} | {leaf.value for leaf in budgets if isinstance(leaf, Leaf) and _is_name(leaf)}
     for name, entry in plans.shared.items():
