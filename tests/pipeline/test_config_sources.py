@@ -467,17 +467,14 @@ def test_a_warning_is_a_category_a_log_record_and_an_event(file: Path, caplog: p
 
 
 def test_the_show_command_prints_every_value_with_its_origin(
-    file: Path, tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
+    file: Path, tmp_path: Path, capsys: Any, command: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What is in force, and who said so, in one look."""
-    pytest.importorskip("cyclopts", reason="the command line is an extra")
-    from seawall.cli import main
-
     folder = write(tmp_path / "values", {"pipelines.stock.policies.bulkhead.limit": "9"})
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv(f"{STOCK}POLICIES__RETRY__ATTEMPTS", "7")
     monkeypatch.setenv("SEAWALL__COLOUR", "red")
-    assert main(["config", "show", "--folder", str(folder)]) == 0
+    assert command(["config", "show", "--folder", str(folder)]) == 0
     out, err = capsys.readouterr()
     lines = {line.split(" = ")[0]: line for line in out.splitlines()}
     at = "pipelines.stock.policies"
@@ -493,26 +490,23 @@ def test_the_show_command_prints_every_value_with_its_origin(
     assert lines[f"{at}.timeout.seconds"].endswith("# seawall.toml:6")
     assert lines[f"{at}.timeout.connect"].split() == [f"{at}.timeout.connect", "=", "none", "#", "default"]
     assert "warning SW102 env SEAWALL__COLOUR" in err
-    assert main(["config", "show", str(file), "--json"]) == 0
+    assert command(["config", "show", str(file), "--json"]) == 0
     rows = {row["path"]: row for row in json.loads(capsys.readouterr().out)}
     assert rows[f"{at}.total.seconds"]["value"] == "10s"
     assert rows[f"{at}.total.seconds"]["origin"] == {"kind": "file", "place": str(file), "line": 3, "secret": False}
     assert rows[f"{at}.retry.on"]["value"] == "seawall.transient"
-    assert main(["config", "show", str(tmp_path / "absent.toml")]) == 2
+    assert command(["config", "show", str(tmp_path / "absent.toml")]) == 2
     assert "cannot be read" in capsys.readouterr().err
 
 
 def test_the_check_command_counts_settings_that_apply_to_nothing_when_strict(
-    file: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
+    file: Path, capsys: Any, command: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A pipeline of continuous integration may want to stop there."""
-    pytest.importorskip("cyclopts", reason="the command line is an extra")
-    from seawall.cli import main
-
     file.write_text("[pipelines.a]\npolicies = [{ timeout = 1 }]")
-    assert main(["check", str(file), "--strict"]) == 0
+    assert command(["check", str(file), "--strict"]) == 0
     monkeypatch.setenv("SEAWALL__COLOUR", "red")
-    assert main(["check", str(file)]) == 0
+    assert command(["check", str(file)]) == 0
     assert "warning SW102 env SEAWALL__COLOUR" in capsys.readouterr().out
-    assert main(["check", str(file), "--strict", "--json"]) == 1
+    assert command(["check", str(file), "--strict", "--json"]) == 1
     assert json.loads(capsys.readouterr().out)["settings"][0]["code"] == "SW102"
