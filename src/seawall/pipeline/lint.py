@@ -23,7 +23,7 @@ from seawall.pipeline.bulkhead import Bulkhead
 from seawall.pipeline.fallback import Fallback
 from seawall.pipeline.hedge import Hedge
 from seawall.pipeline.limiter import RateLimiter
-from seawall.pipeline.retry import Retry
+from seawall.pipeline.retry import Retry, transient
 from seawall.pipeline.timeout import Timeout
 
 if TYPE_CHECKING:
@@ -144,7 +144,7 @@ def _no_common_budget(case: Case, index: int, policy: Policy) -> Iterator[Findin
 
 
 def _repeats_unmarked(case: Case, index: int, policy: Policy) -> Iterator[Finding]:
-    if not isinstance(policy, Retry) or policy.rule.attempts == 1 or not policy.judged_by_user:
+    if not isinstance(policy, Retry) or policy.rule.attempts == 1 or policy.on is transient:
         return
     if policy.types and all(issubclass(kind, _NEVER_SENT) for kind in policy.types):
         return

@@ -110,11 +110,6 @@ class Retry(Policy):
         if self.budget is not None:
             self.budget.adopt(f"{self.name}-budget", clock)
 
-    @property
-    def judged_by_user(self) -> bool:
-        """Whether `on` is the user's own judgement, which is repeated as said, whether a call is marked idempotent or not."""
-        return self.types is not None or self._predicate is not None
-
     def layer(self, twins: Any, inner: Layer) -> Layer:
         """Repeat what is inside."""
         return partial(twins.retry, self, inner)
