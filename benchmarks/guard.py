@@ -46,11 +46,11 @@ class Lenient:
 
     judges_results = True
 
-    def error(self, error: BaseException) -> sw.Verdict:
+    def error(self, _error: BaseException) -> sw.Verdict:
         """Every error is one."""
         return sw.Verdict(sw.Kind.ERROR)
 
-    def result(self, value: Any) -> sw.Verdict:
+    def result(self, _value: Any) -> sw.Verdict:
         """Every result is good."""
         return GOOD
 
@@ -102,8 +102,8 @@ def _sync(rounds: int, calls: int) -> list[Row]:
 
 
 def _with_arguments(rounds: int, calls: int) -> list[Row]:
-    def bare(a: int, b: int, c: int) -> int:
-        return a
+    def bare(a: int, b: int, c: int) -> tuple[int, int, int]:
+        return a, b, c
 
     guarded = sw.CircuitBreaker(window_calls=100)(bare)
     times = best_of({"bare": lambda: bare(1, 2, c=4), "guarded": lambda: guarded(1, 2, c=4)}, rounds=rounds, calls=calls)

@@ -1,7 +1,7 @@
 """The same guards by other libraries, as their own documentation sets them up. What is not installed is named and left out.
 
-Install them with `make bench`. They differ in meaning: nopanic's breaker has a time window, circuitbreaker and hyx count consecutive
-failures, pyresilience with a sliding window of 100 is the like-for-like of `window_calls=100`.
+Install them with `make bench`. They differ in meaning: nopanic's breaker has a time window, circuitbreaker and hyx count
+consecutive failures, pyresilience with a sliding window of 100 is the like-for-like of `window_calls=100`.
 """
 
 from __future__ import annotations

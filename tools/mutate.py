@@ -93,7 +93,9 @@ def main(arguments: list[str]) -> int:
     tree = ast.parse(source)
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder) / "work"
-        shutil.copytree(ROOT, work, ignore=shutil.ignore_patterns(".venv*", ".git", "site", ".hypothesis", "*cache*"))
+        shutil.copytree(
+            ROOT, work, ignore=shutil.ignore_patterns(".venv*", ".git", "site", ".hypothesis", ".*cache", "__pycache__")
+        )
         if killed(work, tests):
             print("the tests fail without any mistake; mend that first")
             return 2

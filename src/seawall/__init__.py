@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from seawall import presets as presets
     from seawall import testing as testing
+    from seawall import warnings as warnings
     from seawall.core.clock import Clock as Clock
     from seawall.core.clock import SystemClock as SystemClock
     from seawall.core.context import Context as Context
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from seawall.core.errors import WrongTwin as WrongTwin
     from seawall.core.events import Event as Event
     from seawall.core.events import Sink as Sink
+    from seawall.core.findings import SeawallWarning as SeawallWarning
     from seawall.core.outcome import SUCCEEDED as SUCCEEDED
     from seawall.core.outcome import Classifier as Classifier
     from seawall.core.outcome import DefaultClassifier as DefaultClassifier
@@ -87,6 +89,7 @@ _NAMES = {
         "WrongTwin",
     ),
     "core.events": ("Event", "Sink"),
+    "core.findings": ("SeawallWarning",),
     "core.outcome": ("SUCCEEDED", "Classifier", "DefaultClassifier", "Kind", "Outcome", "Verdict"),
     "core.units": ("Limit",),
     "core.wire": ("incoming", "outgoing_headers"),
@@ -150,6 +153,7 @@ __all__ = [
     "Retry",
     "RetryBudget",
     "SeawallError",
+    "SeawallWarning",
     "Sink",
     "SystemClock",
     "Throttle",
@@ -171,11 +175,12 @@ __all__ = [
     "remaining",
     "testing",
     "transient",
+    "warnings",
 ]
 
 
 def __getattr__(name: str) -> Any:
-    if name in ("presets", "testing"):
+    if name in ("presets", "testing", "warnings"):
         return import_module(f"seawall.{name}")
     home = _HOMES.get(name)
     if home is None:

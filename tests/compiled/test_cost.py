@@ -1,7 +1,7 @@
 """What a guarded call executes, counted in Python instructions: a regression shows here whatever mood the machine is in.
 
-Every instruction of every Python frame of one guarded call of an empty function is counted, less those of the bare call. The bounds
-are what was measured on 3.11, where it is most, and a little; a change that needs more has to say why and move them.
+Every instruction of every Python frame of one guarded call of an empty function is counted, less those of the bare call. The
+bounds are what was measured on 3.11, where it is most, and a little; a change that needs more has to say why and move them.
 """
 
 from __future__ import annotations

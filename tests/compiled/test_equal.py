@@ -1,4 +1,5 @@
-"""Compiled guards decide, tell and leave behind what the plain ones do, on thousands of scripts; and broken ones are found out."""
+"""Compiled guards decide, tell and leave behind what the plain ones do, on thousands of scripts; and broken ones are found
+out."""
 
 from __future__ import annotations
 

@@ -228,7 +228,7 @@ def test_outside_a_task_a_limit_says_what_it_needs() -> None:
     """A coroutine that is stepped by hand has no task that could be cut."""
     sleep, _ = guard(1.0)
     coroutine = sleep(0)
-    with pytest.raises(RuntimeError, match="no running event loop|needs a task"):
+    with pytest.raises(RuntimeError, match=r"no running event loop|needs a task"):
         coroutine.send(None)
 
 

@@ -1,7 +1,8 @@
-"""Two worlds run one script: in one every call is plain, in the other compiled and plain calls share the state. Nothing may differ.
+"""Two worlds run one script: in one every call is plain, in the other compiled and plain calls share the state. Nothing may
+differ.
 
-A script is a pipeline, a seed and a mix. Each call of it has a start, a length, an end (a result, an error, a cancellation), and may
-call again inside. What is compared after every call: what the caller saw, the events, and the full state of every policy.
+A script is a pipeline, a seed and a mix. Each call of it has a start, a length, an end (a result, an error, a cancellation),
+and may call again inside. What is compared after every call: what the caller saw, the events, and the full state of every policy.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ from seawall.pipeline import compiler
 from seawall.testing import VirtualClock
 
 KINDS: Final = "TRCWSLBVF"
-"""Timeout, Retry, breakers by Count, by time (W) and for Slow calls, rate Limiter, Bulkhead, a breaker that judges (V)alues, Fallback."""
+"""Timeout, Retry, breakers by Count, by time (W) and for Slow calls, rate Limiter, Bulkhead, a breaker that judges (V)alues,
+Fallback."""
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,9 @@ app = App(
 )
 app.command("seawall.cli.check:check", name="check")
 app.command("seawall.cli.demo:demo", name="demo")
+settings = App(name="config", help="What a configuration says, and where each value comes from.")
+settings.command("seawall.cli.config:show", name="show")
+app.command(settings)
 
 
 def run(argv: Sequence[str]) -> int:

@@ -119,7 +119,7 @@ class Lanes:
         self._now = now
         self._known: dict[int, Lane] = {}
         self._lock = threading.Lock()
-        self.lane = Lane(_NoLoop(), self._mark, now)
+        self.lane = Lane(_NO_LOOP, self._mark, now)
 
     def find(self) -> Lane:
         """The lane of the running loop. Raises RuntimeError when none runs."""
@@ -134,10 +134,13 @@ class Lanes:
         return lane
 
 
-class _NoLoop(asyncio.AbstractEventLoop):
+class _NoLoop:
     """Stands where no loop has been seen yet: it never runs."""
 
     _thread_id = None
+
+
+_NO_LOOP: Any = _NoLoop()
 
 
 class _Life:

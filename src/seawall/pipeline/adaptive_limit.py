@@ -11,6 +11,7 @@ from seawall.core.errors import Overloaded
 from seawall.core.outcome import Kind, Outcome, Verdict
 from seawall.pipeline.guarding import Guarding
 from seawall.pipeline.held import Held
+from seawall.pipeline.policy import Policy
 from seawall.pipeline.run import Run
 from seawall.policies.adaptive_limit import AdaptiveLimitRule, LimitState
 from seawall.policies.limit_algorithms import Algorithm
@@ -101,6 +102,15 @@ class AdaptiveLimit(Guarding[LimitState]):
     def snapshot(self) -> AdaptiveLimitSnapshot:
         """What it holds now."""
         return self.cell.apply(self._read)
+
+    def take_over(self, old: Policy) -> None:
+        """Keep who runs and who waits, the limit within the bounds, and what the same algorithm has learned."""
+        super().take_over(old)
+        assert isinstance(old, AdaptiveLimit)
+        before = old.rule
+        self.cell, old.rule = old.cell.handed_to(self, self.rule), self.rule  # calls that run settle by the new rule
+        self.rejected = old.rejected
+        self.cell.apply(self.rule.retune, self.clock.monotonic(), before)
 
     @property
     def at_rest(self) -> bool:

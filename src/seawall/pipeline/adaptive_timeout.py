@@ -8,6 +8,7 @@ from seawall.core import units
 from seawall.core.clock import Clock
 from seawall.core.errors import TimedOut
 from seawall.pipeline.cell import Cell
+from seawall.pipeline.policy import Policy
 from seawall.pipeline.run import Run
 from seawall.pipeline.timeout import Spell, Timeout
 from seawall.policies.quantile import QuantileRule, QuantileState, read_quantile
@@ -77,6 +78,13 @@ class AdaptiveTimeout(Timeout):
     def snapshot(self) -> AdaptiveTimeoutSnapshot:  # type: ignore[override]  # it holds other things
         """What it holds now."""
         return AdaptiveTimeoutSnapshot(self.kind, self.name, self.limit, self.cell.state.count, self.expired)
+
+    def take_over(self, old: Policy) -> None:
+        """Keep the latencies while the quantile is the same."""
+        super().take_over(old)
+        assert isinstance(old, AdaptiveTimeout)
+        if old.rule == self.rule:
+            self.cell = old.cell.handed_to(self, self.rule)
 
     def restart(self) -> None:
         """Forget what was counted and learnt."""

@@ -116,7 +116,7 @@ class Aid:
 
     # --- a retry
 
-    def again(
+    def again(  # noqa: PLR0917  # called by generated text, by place
         self,
         fn: Any,
         args: tuple[Any, ...],
@@ -132,7 +132,7 @@ class Aid:
         self.refuse_to_block()
         return course
 
-    def unsatisfied(
+    def unsatisfied(  # noqa: PLR0917
         self, fn: Any, args: tuple[Any, ...], kwargs: dict[str, Any], value: Any, before: Run | None, armed: Armed | None
     ) -> Course | None:
         """The course that goes on after the first attempt's result, or None when the result stands."""

@@ -141,12 +141,12 @@ class CircuitBreaker(Guarding[BreakerState]):
         return self.cell.apply(self._read, self.clock.monotonic())
 
     def take_over(self, old: Policy) -> None:
-        """Keep the circuit; the window is kept while its length is the same."""
+        """Keep the circuit and what its window holds; a window of another kind begins empty."""
         super().take_over(old)
         assert isinstance(old, CircuitBreaker)
-        if (old.rule.window, old.rule.window_calls) == (self.rule.window, self.rule.window_calls):
-            self.cell = old.cell.handed_to(self, self.rule)
-            self.rejected = old.rejected
+        self.cell, old.rule = old.cell.handed_to(self, self.rule), self.rule
+        self.rejected = old.rejected
+        self.cell.apply(self.rule.retune, self.clock.monotonic())
 
     @property
     def at_rest(self) -> bool:
@@ -174,7 +174,8 @@ class CircuitBreaker(Guarding[BreakerState]):
         if not isinstance(answer, Rejection):  # it opened up between the look and the question
             self.cell.apply(self.rule.settle, now, answer, Outcome.IGNORED)
             return None
-        return self.told_refusal(answer, pipeline)
+        refused: CircuitOpen = self.told_refusal(answer, pipeline)
+        return refused
 
     def judge_result(self, value: Any, run: Run) -> Verdict:
         """By the user's predicate if there is one, else by the classifier."""

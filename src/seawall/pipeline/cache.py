@@ -121,6 +121,15 @@ class Cache(Policy):
         """What it holds now."""
         return self.cell.apply(self._read)
 
+    def take_over(self, old: Policy) -> None:
+        """Keep the answers and the flights while keys are made in the same way; times and size are the new ones at once."""
+        super().take_over(old)
+        assert isinstance(old, Cache)
+        if (old._key, old._weigh) == (self._key, self._weigh):
+            self.cell, old.rule = old.cell.handed_to(self, self.rule), self.rule
+            self.tasks = old.tasks
+            self.cell.apply(self.rule.retune)
+
     def restart(self) -> None:
         """Forget everything."""
         self.cell.restart()

@@ -29,7 +29,8 @@ from seawall.core.events import ENDED_WELL, Event, everywhere
 from seawall.core.runtime import AT, CHEAP_LOOP, loop_is_running
 from seawall.pipeline import guard_sync
 from seawall.pipeline.aid import Aid
-from seawall.pipeline.retry import GENERATED, Retry
+from seawall.pipeline.nesting import GENERATED
+from seawall.pipeline.retry import Retry
 from seawall.pipeline.run import UNMARKED, AsyncRun, Identity, SyncRun, key_of, refuse_late_work, refuse_no_work, would_run_later
 from seawall.pipeline.signatures import GENERIC, shape_of
 from seawall.pipeline.templates import Part, part_of
@@ -89,7 +90,7 @@ class Work:
 
             self._twins = guard_async
         self._chains = pipeline.chains(self._twins)
-        self._port = pipeline.clock.tasks if is_async else pipeline.clock.threads
+        self._port: Any = pipeline.clock.tasks if is_async else pipeline.clock.threads
         self._collect()
         self._name()
 
@@ -119,7 +120,8 @@ class Work:
     # --- switching it
 
     def turn(self, *, away: bool, tells: bool) -> None:
-        """Give the function the code that fits: of the plain guards, of the first call, of the flat guard, or of the one that tells."""
+        """Give the function the code that fits: of the plain guards, of the first call, of the flat guard, or of the one that
+        tells."""
         guarded = self._guarded()
         if guarded is None:
             return
@@ -130,8 +132,8 @@ class Work:
         guarded.__code__ = self._code(form)
 
     def _first(self, *args: Any, **kwargs: Any) -> Any:
-        """The first call of a sync function whose guards may wait: a mistake under a running loop shows here, at once; later the guards
-        refuse it wherever they would wait."""
+        """The first call of a sync function whose guards may wait: a mistake under a running loop shows here, at once; later
+        the guards refuse it wherever they would wait."""
         if not loop_is_running():
             self._opened = True
             self.turn(away=False, tells=self._tells)

@@ -72,6 +72,12 @@ class Fallback(Policy):
         """What it holds now."""
         return FallbackSnapshot(self.kind, self.name, self.used)
 
+    def take_over(self, old: Policy) -> None:
+        """Keep the count."""
+        super().take_over(old)
+        assert isinstance(old, Fallback)
+        self.used = old.used
+
     def restart(self) -> None:
         """Forget what was counted."""
         self.used = 0

@@ -1,7 +1,8 @@
 """Tells compiled functions when they have to run other code: for tests, telemetry, and another clock.
 
-While policies are switched off for a test, or a test's clock stands in the place of the system's, compiled functions run the plain
-guards; while somebody listens to a pipeline's calls, they run the form that tells of them. None of it costs a branch per call.
+While policies are switched off for a test, or a test's clock stands in the place of the system's, compiled functions run the
+plain guards; while somebody listens to a pipeline's calls, they run the form that tells of them. None of it costs a branch per
+call.
 """
 
 from __future__ import annotations

@@ -55,7 +55,8 @@ def reasons(policies: tuple[Policy, ...]) -> str:
 
 
 def _total_of(timeouts: list[Timeout]) -> Timeout | None:
-    """Of two timeouts the longer one is the total."""
+    """Of two timeouts the longer one is the total; beside one that adapts, which is an attempt's, the other one is."""
     if len(timeouts) != 2:
         return None
-    return max(timeouts, key=lambda timeout: timeout.seconds)
+    plain = [timeout for timeout in timeouts if timeout.kind == Timeout.kind]
+    return max(plain, key=lambda timeout: timeout.seconds, default=None)

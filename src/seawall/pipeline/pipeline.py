@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Callable, Generator
 from dataclasses import dataclass
 from functools import cached_property, partial
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from seawall.core import clock as clocks
 from seawall.core.clock import Clock
@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 Q = TypeVar("Q", bound=Policy)
 
 _DEADLINE = CallerDeadline()
+MOST_REMEMBERED: Final = 256
+"""How many decorated functions a pipeline remembers for `explain()`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +82,8 @@ class Pipeline(Verbs):
         self._chains: dict[str, tuple[Layer, ...]] = {}
         self._callers: dict[tuple[bool, bool], Callable[..., Any] | None] = {}
         self._streams: dict[str, tuple[Layer, Layer]] = {}
+        self.guarded: dict[str, bool] = {}
+        self.processes: int | None = None
 
     @classmethod
     def recommended(
@@ -122,6 +126,12 @@ class Pipeline(Verbs):
         self.sinks = sinks
         sinks.on_change(self.gates.refresh)
         self.gates.refresh()
+
+    def remember(self, function: Any, *, idempotent: bool) -> None:
+        """Note a decorated function for `explain()`; of very many only the first are kept."""
+        name = getattr(function, "__qualname__", type(function).__qualname__)
+        if len(self.guarded) < MOST_REMEMBERED or name in self.guarded:
+            self.guarded[name] = self.guarded.get(name, True) and idempotent
 
     @property
     def heard(self) -> bool:
@@ -174,11 +184,15 @@ class Pipeline(Verbs):
         """The state of all its policies, as frozen dataclasses."""
         return PipelineSnapshot(self.name, self.observes, tuple(policy.snapshot() for policy in self.policies))
 
-    def explain(self) -> Explanation:
-        """What it does to one call in the worst case, and what in it would surprise."""
+    def explain(self, processes: int | None = None) -> Explanation:
+        """What it does to one call in the worst case, and what in it would surprise.
+
+        processes: how many processes run it, in [1, 100 000]. Default None = what the configuration file says, else what
+        GUNICORN_CMD_ARGS or WEB_CONCURRENCY say, else 1. Raises ValueError or TypeError for another number.
+        """
         from seawall.pipeline.explain import explain
 
-        return explain(self)
+        return explain(self, processes)
 
     def order(self) -> str:
         """Its policies, outermost first, each with the reason for the place that is recommended for its kind."""

@@ -28,6 +28,8 @@ class Policy(Verbs):
     kind: ClassVar[str] = "policy"
     may_wait: bool = False
     """Whether a sync call through it may have to wait, which a running event loop must not."""
+    is_shared: bool = False
+    """Whether other processes count with it, so that its limit is one limit for all of them."""
     why_no_block: str | None = None
     """Why it cannot guard a permit block, or None when it can."""
 

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import sys
-import warnings
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextvars import Token
 from dataclasses import dataclass, replace
 from functools import partial
-from types import FrameType, TracebackType
+from types import TracebackType
 from typing import Any, Final, Literal
 
 from seawall.core import units
 from seawall.core.clock import Clock
 from seawall.core.context import VARIABLE, Context
-from seawall.core.errors import NestedRetryWarning, Rejected, TimedOut
+from seawall.core.errors import Rejected, TimedOut
+from seawall.core.findings import Finding, tell
 from seawall.core.outcome import Kind, Repeat, Verdict, hint
 from seawall.core.runtime import refuse_under_loop
 from seawall.pipeline import guard_sync
+from seawall.pipeline.nesting import outer_retry
 from seawall.pipeline.policy import Layer, Policy
 from seawall.pipeline.retry_budget import BudgetSnapshot, RetryBudget
 from seawall.pipeline.run import Run
@@ -98,7 +99,7 @@ class Retry(Policy):
         self.on = on
         self.nested = units.one_of("nested", nested, ("warn", "yield", "allow"))
         self.made_at = _caller()
-        self._types, self._predicate = _read_on(on)
+        self.types, self._predicate = _read_on(on)
         self.may_wait = attempts > 1
         self.retried = 0
         self.gave_up = 0
@@ -131,12 +132,9 @@ class Retry(Policy):
         if not self._warned:
             self._warned = True
             self.emit("retry.nested", outer=outer, inner=self.made_at)
-            warnings.warn(
-                f"SW010: the Retry made at {self.made_at} runs inside the one made at {outer}: their attempts multiply. "
-                'Retry at one layer only, or say nested="yield" or nested="allow" on the inner one',
-                NestedRetryWarning,
-                stacklevel=2,
-            )
+            reason = f"the Retry made at {self.made_at} runs inside the one made at {outer}: their attempts multiply."
+            fix = 'retry at one layer only, or say nested="yield" or nested="allow" on the inner one.'
+            tell(Finding("SW010", "warning", self.name, reason, fix), self.clock.monotonic())
         return self.rule.attempts
 
     def snapshot(self) -> RetrySnapshot:
@@ -165,8 +163,8 @@ class Retry(Policy):
     def worth(self, error: Exception, run: Run) -> Verdict | None:
         """The verdict of an error that is worth another try, or None."""
         verdict = run.classifier.error(error)
-        if self._types is not None:
-            return verdict if isinstance(error, self._types) and self._named(error) else None
+        if self.types is not None:
+            return verdict if isinstance(error, self.types) and self._named(error) else None
         if self._predicate is not None:
             return verdict if not _ours(error) and self._predicate(error) else None
         return verdict if may_repeat(verdict, run) else None
@@ -175,7 +173,7 @@ class Retry(Policy):
         """The verdict of a result that is worth another try, or None."""
         if self._predicate is not None:
             return Verdict(Kind.ERROR, hint(value)) if self._predicate(value) else None
-        if self._types is None and run.classifier.judges_results:
+        if self.types is None and run.classifier.judges_results:
             verdict = run.classifier.result(value)
             return verdict if may_repeat(verdict, run) else None
         return None
@@ -185,7 +183,7 @@ class Retry(Policy):
         if not _ours(error):
             return True
         family = Rejected if isinstance(error, Rejected) else TimedOut
-        return any(isinstance(error, kind) and issubclass(kind, family) for kind in self._types or ())
+        return any(isinstance(error, kind) and issubclass(kind, family) for kind in self.types or ())
 
 
 class Course:
@@ -351,30 +349,6 @@ def may_repeat(verdict: Verdict, run: Run) -> bool:
     if verdict.repeat is Repeat.IDEMPOTENT:
         return run.identity.idempotent
     return verdict.repeat is Repeat.ALWAYS
-
-
-def outer_retry(inner: Retry) -> str | None:
-    """Where the Retry was made whose first attempt runs now around `inner`, as "file:line", or None.
-
-    Found among the frames of the calls that are under way, and only once an attempt has failed: telling it by the context
-    would cost every call that succeeds. Work that was handed to another task or thread shows no frames, but the context
-    of second and later attempts reaches it.
-    """
-    frame: FrameType | None = sys._getframe(1)
-    while frame is not None:
-        if frame.f_code.co_name == "repeat" or frame.f_code.co_filename.startswith(GENERATED):
-            course, cold = frame.f_locals.get("course"), frame.f_globals.get(COLD)
-            around = getattr(course, "policy", None) or getattr(cold, "retry", None)
-            if isinstance(around, Retry) and around is not inner:
-                return around.made_at
-        frame = frame.f_back
-    return None
-
-
-GENERATED: Final = "<seawall "
-"""How the file names of compiled guards begin."""
-COLD: Final = "_sw_cold"
-"""Where compiled code keeps what it names away from its fast path, its Retry as `retry`."""
 
 
 def _caller() -> str:

@@ -10,7 +10,8 @@ from typing import Any, Final
 
 @dataclass(frozen=True)
 class Shape:
-    """parameters: as in a `def`, with `None` where there is a default: the defaults themselves are given to the function as objects.
+    """parameters: as in a `def`, with `None` where there is a default: the defaults themselves are given to the function as
+    objects.
     call: the same handed on. args, kwargs: the same as a tuple and a dict."""
 
     parameters: str
@@ -26,7 +27,8 @@ GENERIC: Final = Shape("*args, **kwargs", "*args, **kwargs", "args", "kwargs")
 
 
 def shape_of(function: Any) -> Shape:
-    """The parameters of a plain Python function; those of every other callable may change or lie, so it gets the generic shape."""
+    """The parameters of a plain Python function; those of every other callable may change or lie, so it gets the generic
+    shape."""
     if not isinstance(function, FunctionType) or hasattr(function, "__signature__"):
         return GENERIC
     parameters = list(inspect.signature(function, follow_wrapped=False).parameters.values())
@@ -51,18 +53,23 @@ def _written(parameters: list[inspect.Parameter]) -> list[str]:
         if parameter.kind is parameter.KEYWORD_ONLY and before not in (parameter.KEYWORD_ONLY, parameter.VAR_POSITIONAL):
             words.append("*")
         default = "" if parameter.default is parameter.empty else "=None"
-        stars = {parameter.VAR_POSITIONAL: "*", parameter.VAR_KEYWORD: "**"}.get(parameter.kind, "")
+        stars = _stars(parameter)
         words.append(f"{stars}{parameter.name}{default}")
     if parameters and parameters[-1].kind is inspect.Parameter.POSITIONAL_ONLY:
         words.append("/")
     return words
 
 
+def _stars(parameter: inspect.Parameter) -> str:
+    if parameter.kind is parameter.VAR_POSITIONAL:
+        return "*"
+    return "**" if parameter.kind is parameter.VAR_KEYWORD else ""
+
+
 def _handed_on(parameter: inspect.Parameter) -> str:
     if parameter.kind is parameter.KEYWORD_ONLY:
         return f"{parameter.name}={parameter.name}"
-    stars = {parameter.VAR_POSITIONAL: "*", parameter.VAR_KEYWORD: "**"}.get(parameter.kind, "")
-    return f"{stars}{parameter.name}"
+    return f"{_stars(parameter)}{parameter.name}"
 
 
 def _tuple(parameters: list[inspect.Parameter]) -> str:

@@ -4,8 +4,9 @@ A template is the plain guard's success path, written flat. It may only accept a
 accept goes on in the plain guards from that layer inwards (`SLOWLY`), and every failure is settled by them (see `aid.py`).
 
 In the text `@` is the number of the layer, `INNER` what is inside, `AWAIT ` the word or nothing, `ARGUMENTS` the call's arguments
-as a tuple and a dict, `ARMED` the nearest limit of this call around the layer, or None. A line that ends in `#if flag` stands only where that holds. `_sw_t` is the one clock read of the attempt,
-`_sw_o` the caller's deadline or None, `_sw_r` the result, `_sw_run` the plain guards' record of the call once they took part.
+as a tuple and a dict, `ARMED` the nearest limit of this call around the layer, or None. A line that ends in `#if flag` stands only
+where that holds. `_sw_t` is the one clock read of the attempt, `_sw_o` the caller's deadline or None, `_sw_r` the result, `_sw_run`
+the plain guards' record of the call once they took part.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from seawall.core.context import DEADLINE, VARIABLE
 from seawall.core.outcome import SUCCEEDED
@@ -34,9 +35,9 @@ if TYPE_CHECKING:
 class Part:
     """One layer of a compiled guard.
 
-    names: what the text names on its fast path, as variables. cold: what it names elsewhere, as attributes of `_sw_cold`: a function
-    pays for each variable of its surroundings at each call. Names that the text numbers are the layer's own, so they come without
-    `_sw_` and number. flags: which conditions hold. timed: whether the text reads `_sw_t`.
+    names: what the text names on its fast path, as globals of the function. cold: what it names elsewhere, as attributes of
+    `_sw_cold`. Names that the text numbers are the layer's own, so they come without `_sw_` and number. flags: which conditions
+    hold. timed: whether the text reads `_sw_t`.
     """
 
     text: str
@@ -207,7 +208,7 @@ def part_of(policy: Policy, aid: Aid) -> Part | None:
     return None if template is None else template(policy, aid)
 
 
-def _limiter(policy: RateLimiter, aid: Aid) -> Part | None:
+def _limiter(policy: RateLimiter, _aid: Aid) -> Part | None:
     state = policy.cell.state
     if not policy.is_plain or state.tolerance < 0:
         return None
@@ -219,7 +220,7 @@ def _breaker(policy: CircuitBreaker, aid: Aid) -> Part:
     flags = set()
     if policy.judges_results or aid.classifier.judges_results:
         flags.add("judge")
-        names["classify"] = partial(policy.judge_result, run=aid) if policy.judges_results else aid.classifier.result
+        names["classify"] = partial(policy.judge_result, run=cast("Any", aid)) if policy.judges_results else aid.classifier.result
         names["_sw_well"] = SUCCEEDED
     if policy.rule.slow_call is not None:
         flags.add("slow")
@@ -276,7 +277,7 @@ def _tell_parts(policy: Timeout) -> Any:
     return VARIABLE.set(replace(VARIABLE.get(), connect=policy.connect, read=policy.read))
 
 
-def _fallback(policy: Fallback, aid: Aid) -> Part:
+def _fallback(policy: Fallback, _aid: Aid) -> Part:
     return Part(FALLBACK, {}, {"takes": policy.takes, "value": policy.value})
 
 

@@ -98,6 +98,12 @@ class Timeout(Policy):
         """What it holds now."""
         return TimeoutSnapshot(self.kind, self.name, self.seconds, self.expired, self.abandoned)
 
+    def take_over(self, old: Policy) -> None:
+        """Keep the counts."""
+        super().take_over(old)
+        assert isinstance(old, Timeout)
+        self.expired = old.expired
+
     def restart(self) -> None:
         """Forget what was counted."""
         self.expired = 0

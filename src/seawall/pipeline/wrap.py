@@ -56,6 +56,7 @@ def decorate(pipeline: Pipeline, function: Any, identity: Identity) -> Any:
         return classmethod(decorate(pipeline, function.__func__, identity))
     _refuse(function)
     pipeline.take_name(function)
+    pipeline.remember(function, idempotent=identity.idempotent)
     return _wrapper(kind_of(function))(pipeline, function, identity)
 
 

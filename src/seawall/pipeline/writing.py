@@ -1,4 +1,5 @@
-"""Puts the text of a compiled guard together: the templates of its layers, one in the other, around the function's own parameters."""
+"""Puts the text of a compiled guard together: the templates of its layers, one in the other, around the function's own
+parameters."""
 
 from __future__ import annotations
 

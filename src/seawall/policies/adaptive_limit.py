@@ -200,6 +200,14 @@ class AdaptiveLimitRule:
         """Bring room and waiters together, the most important first; those who got a permit or were shed are to be woken."""
         return tuple(self._serve(state, now))
 
+    def retune(self, state: LimitState, now: float, before: AdaptiveLimitRule) -> Events:
+        """Put this rule in the place of `before`: who runs and who waits stays, and so does the limit, within the bounds. What
+        another algorithm had learned says nothing to this one."""
+        if self.algorithm != before.algorithm:
+            state.begin(state.limit, self.moves.start())
+        state.limit = min(float(self.most), max(float(self.least), state.limit))
+        return self.match(state, now)
+
     def restart(self, state: LimitState) -> None:
         """Void every permit and ticket that is out and forget what was learned, in place."""
         state.epoch += 1

@@ -19,17 +19,7 @@ from seawall.core import units
 from seawall.core.outcome import Outcome
 from seawall.policies.backoff import Backoff
 from seawall.policies.verdict import Events, Note, Permit, Rejection
-from seawall.policies.windows import (
-    FAILED,
-    FORGETFUL,
-    OK,
-    SLOW,
-    SLOW_FAILED,
-    CountWindow,
-    Forgetful,
-    TimeWindow,
-    Window,
-)
+from seawall.policies.windows import FAILED, FORGETFUL, OK, SLOW, SLOW_FAILED, CountWindow, Forgetful, Window, resized, window_of
 
 Phase = Literal["closed", "open", "half_open", "ramping"]
 Mode = Literal["isolated", "disabled", "observing"]
@@ -364,11 +354,15 @@ class BreakerRule:
         state.epoch += 1
         state.rounds = 0
         state.out = []
-        if self.window_calls is not None:
-            state.current = CountWindow(state.epoch, self.window_calls)
-        else:
-            state.current = TimeWindow(state.epoch, self.window, now)
+        state.current = window_of(state.epoch, self.window, self.window_calls, now)
         self._publish(state)
+        return ()
+
+    def retune(self, state: BreakerState, now: float) -> Events:
+        """Give the window this rule's length. What it holds stays, unless it counts in another way."""
+        if state.current is not None:
+            state.current = resized(state.current, self.window, self.window_calls, now)
+            self._publish(state)
         return ()
 
     def _publish(self, state: BreakerState) -> None:

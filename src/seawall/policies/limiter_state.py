@@ -72,9 +72,10 @@ class Pause(float):
 class LimiterState:
     """One limiter. `queue` keeps its identity for life, and so does this object: compiled code binds both.
 
-    tat, interval, tolerance, slack: the bucket of calls without a key, in nanoseconds, when the algorithm is one token bucket, with
-    slack = tolerance - interval; for all others tolerance is -1 and that bucket stands in the table. fresh: the value of keys never seen. overflowing: whether
-    new keys share a bucket. untold: events that the answer of a fast verb could not carry; the next one that can, does.
+    tat, interval, tolerance, slack: the bucket of calls without a key, in nanoseconds, when the algorithm is one token bucket,
+    with slack = tolerance - interval; for all others tolerance is -1 and that bucket stands in the table. fresh: the value of
+    keys never seen. overflowing: whether new keys share a bucket. untold: events that the answer of a fast verb could not carry;
+    the next one that can, does.
     """
 
     __slots__ = (

@@ -4,7 +4,8 @@ HOT: `tat`, `queue` (truth test), `interval`, `slack`. A token bucket without ke
 cost of one by a single line that loads, compares and stores without a call in between, if `queue` is empty; a full bucket needs
 no look at its burst, and what is refused leaves the very object that was there:
 
-    state.tat = new = at + state.interval if (tat := state.tat) <= at else tat + state.interval if tat <= at + state.slack else tat
+    state.tat = new = at + state.interval if (tat := state.tat) <= at else tat + state.interval if tat <= at + state.slack else
+    tat
 
 and so every write of `tat` here is one such line too: the lock does not protect against the fast path. While other numbers of the
 bucket change, `tat` is put so far ahead that the line admits nothing. `queue` keeps its identity for life.

@@ -202,7 +202,7 @@ def _virtualise(clock: VirtualClock, loop: Any) -> Callable[[], None]:
     real_select, real_executor = selector.select, loop.run_in_executor
 
     def select(timeout: float | None = None) -> Any:
-        if timeout is not None and timeout > 0 and any([lane.tidy() for lane in loop._seawall_lanes]):
+        if timeout is not None and timeout > 0 and _tidied(loop._seawall_lanes):
             timeout = 0  # a timer was set that nobody waits for any more; the loop looks again
         if timeout is None or timeout <= 0:
             return real_select(timeout)
@@ -239,6 +239,12 @@ def _virtualise(clock: VirtualClock, loop: Any) -> Callable[[], None]:
     loop.shutdown_default_executor = shutdown_default_executor
     selector.select = select
     return restore
+
+
+def _tidied(lanes: list[Any]) -> bool:
+    """Take back the timers that nobody waits for; whether there were any."""
+    changed = [lane.tidy() for lane in lanes]
+    return any(changed)
 
 
 def _nothing() -> None:
