@@ -58,7 +58,7 @@ unit:  # on another Python, without the web: make unit PYTHON=python3.13 VENV=.v
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@test -e $(VENV)/unit.stamp || { $(PIP) install --require-hashes -r requirements/unit.txt && \
 		$(PIP) install --no-deps --no-build-isolation -e . && touch $(VENV)/unit.stamp; }
-	$(BIN)/pytest -q -n 2 tests/core tests/policies tests/pipeline tests/properties tests/testing
+	$(BIN)/pytest -q -n 2 tests/core tests/policies tests/pipeline tests/compiled tests/properties tests/testing
 
 soak: $(VENV)/dev.stamp
 	$(BIN)/pytest -m soak --seconds $(SECONDS_OF_SOAK) --seed $(SEED) -o timeout=0 $(ARGS)

@@ -30,7 +30,7 @@ class Lane:
     life: what knows the thread that runs the loop, as `_thread_id`. idle: whether no timer of the loop is set.
     """
 
-    __slots__ = ("_gone", "_handle", "_now", "entries", "idle", "life", "loop", "mark")
+    __slots__ = ("_due", "_gone", "_handle", "_now", "entries", "idle", "life", "loop", "mark")
 
     def __init__(self, loop: asyncio.AbstractEventLoop, mark: Mark, now: Callable[[], float]) -> None:
         self.loop = loop
@@ -39,6 +39,7 @@ class Lane:
         self.entries: deque[Armed] = deque()
         self.idle = True
         self._gone = 0
+        self._due = 0.0
         self._handle: asyncio.TimerHandle | None = None
         self._now = now
 
@@ -74,7 +75,8 @@ class Lane:
     def wind(self) -> None:
         """Set the loop's timer for the first one."""
         self.idle = False
-        pause = max(0.0, self.entries[0][AT] - self._now())
+        self._due = self.entries[0][AT]
+        pause = max(0.0, self._due - self._now())
         # an empty context, so that the timer does not keep a caller's context alive
         self._handle = self.loop.call_later(pause, self._go_off, context=contextvars.Context())
 
@@ -93,9 +95,11 @@ class Lane:
         return True
 
     def _go_off(self) -> None:
+        assert self._handle is not None
         self.idle = True
+        late = max(0.0, self.loop.time() - self._handle.when())  # the loop says what is due: its time is what tasks wait in
         self._trim()
-        while self.entries and self.entries[0][AT] - self._now() <= _DUST:
+        while self.entries and self.entries[0][AT] <= self._due + late + _DUST:
             cut(self.entries.popleft())
             self._trim()
         if self.entries:

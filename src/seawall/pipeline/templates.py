@@ -3,10 +3,10 @@
 A template is the plain guard's success path, written flat. It may only accept and only record successes; whatever it cannot
 accept goes on in the plain guards from that layer inwards (`SLOWLY`), and every failure is settled by them (see `aid.py`).
 
-In the text `@` is the number of the layer, `INNER` what is inside, `AWAIT ` the word or nothing, `ARGUMENTS` the call's arguments
-as a tuple and a dict, `ARMED` the nearest limit of this call around the layer, or None. A line that ends in `#if flag` stands only
-where that holds. `_sw_t` is the one clock read of the attempt, `_sw_o` the caller's deadline or None, `_sw_r` the result, `_sw_run`
-the plain guards' record of the call once they took part.
+In the text `@` is the number of the layer, `INNER` what is in it, `AWAIT ` the word or nothing, `ARGUMENTS` the call's
+arguments as a tuple and a dict, `ARMED` the nearest limit of this call around the layer, or None. A line that ends in `#if flag`
+stands only where that holds. `_sw_t` is the one clock read of the attempt, `_sw_o` the caller's deadline or None, `_sw_r` the
+result, `_sw_run` the plain guards' record of the call once they took part.
 """
 
 from __future__ import annotations
