@@ -22,11 +22,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """The full list of a service as a registry told it. revision: the registry's own count, 0 where it has none."""
+    """The full list of a service as a registry told it.
+
+    revision: the registry's own count, 0 where it has none. skipped: records that could not be read, as "id: reason".
+    complaint: why this is an older list than it should be, when the backend itself keeps one.
+    """
 
     instances: tuple[Instance, ...] = ()
     revision: int = 0
     skipped: tuple[str, ...] = ()
+    complaint: str | None = None
 
 
 @dataclass(slots=True)

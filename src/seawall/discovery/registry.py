@@ -33,6 +33,8 @@ from seawall.discovery.watching import Watching
 T = TypeVar("T")
 BACKENDS: Final = {
     "memory": "seawall.discovery.registries.memory:MemoryBackend",
+    "static": "seawall.discovery.registries.static:StaticBackend",
+    "sqlite": "seawall.discovery.registries.sqlite:SqliteBackend",
 }
 EXTRAS: Final[dict[str, str]] = {}
 """The top-level package that a registry needs, and with it the extra of the same distribution that brings it."""

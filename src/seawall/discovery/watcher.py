@@ -137,7 +137,9 @@ class Watcher:
                 raise RegistryError(f"{self.service} has {len(listing.instances)} instances; {MOST_INSTANCES} are the most")
             if self._listing is not None and listing.revision < self._listing.revision:
                 self._tell("registry.went_back", service=self.service, revision=listing.revision)
-            told = self._allowed(listing.instances)
+            if listing.complaint is not None:
+                self._tell("registry.failed", service=self.service, error=listing.complaint)
+            told = self._allowed(listing.instances, listing.skipped)
             held = self._brake.heed(self._settings.brake, now, self._told, told)
             self._listing, self._told = listing, told
             if held:
@@ -149,16 +151,16 @@ class Watcher:
         if self._brake.held or self._unsaved:
             self._wake.set()
 
-    def _allowed(self, instances: tuple[Instance, ...]) -> tuple[Instance, ...]:
-        allowed = []
-        for one in instances:
-            refusal = self._settings.addresses.refusal(one.host)
-            if refusal is None:
-                allowed.append(one)
-            elif one.id not in self._denied and len(self._denied) < MOST_REPORTS:
-                self._denied.add(one.id)
-                self._tell("registry.denied", service=self.service, id=one.id, host=one.host, reason=refusal)
-        return ordered(allowed)
+    def _allowed(self, instances: tuple[Instance, ...], skipped: tuple[str, ...] = ()) -> tuple[Instance, ...]:
+        """Those that may be called, told of once per id where they may not."""
+        refusals = {one.id: self._settings.addresses.refusal(one.host) for one in instances}
+        denied = {f"{one.id} at {one.host}": refusals[one.id] for one in instances if refusals[one.id] is not None}
+        denied |= dict.fromkeys(skipped, "the record cannot be read")
+        for which, reason in denied.items():
+            if which not in self._denied and len(self._denied) < MOST_REPORTS:
+                self._denied.add(which)
+                self._tell("registry.denied", service=self.service, which=which, reason=reason)
+        return ordered(one for one in instances if refusals[one.id] is None)
 
     async def _failed(self, error: Exception) -> None:
         """The registry is away: what is known stays, and says that it is stale."""
