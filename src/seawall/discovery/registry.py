@@ -35,8 +35,10 @@ BACKENDS: Final = {
     "memory": "seawall.discovery.registries.memory:MemoryBackend",
     "static": "seawall.discovery.registries.static:StaticBackend",
     "sqlite": "seawall.discovery.registries.sqlite:SqliteBackend",
+    "etcd": "seawall.discovery.registries.etcd:EtcdBackend",
+    "consul": "seawall.discovery.registries.consul:ConsulBackend",
 }
-EXTRAS: Final[dict[str, str]] = {}
+EXTRAS: Final = {"etcd": "httpx2", "consul": "httpx2", "kubernetes": "httpx2", "dns": "dns"}
 """The top-level package that a registry needs, and with it the extra of the same distribution that brings it."""
 GROUP: Final = "seawall.registries"
 

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 MOST_INSTANCES: Final = 10_000
 MOST_REPORTS: Final = 1000
+MOST_WAITING: Final = 256
 SAVE_EVERY: Final = 1.0
 
 
@@ -273,13 +274,16 @@ class Watcher:
 
 
 class Feed:
-    """What a backend's `follow` says, taken by a task of its own, so that its silence can be noticed. Keeps the newest."""
+    """What a backend's `follow` says, taken by a task of its own, so that its silence can be noticed.
+
+    Lists are kept in their order, because one that says "down" explains the next one; of too many, the oldest are dropped.
+    """
 
     def __init__(self, clock: Clock, backend: Backend, service: str, listing: Listing) -> None:
         port = clock.tasks
         self._port = port
         self._event = port.event()
-        self._newest: Listing | None = None
+        self._lists: deque[Listing] = deque(maxlen=MOST_WAITING)
         self._end: Exception | None = None
         self._ended = False
         self._task = port.spawn(self._pump, backend.follow(service, listing))
@@ -288,7 +292,7 @@ class Feed:
         try:
             async with aclosing(lists) as told:  # type: ignore[type-var]
                 async for listing in told:
-                    self._newest = listing
+                    self._lists.append(listing)
                     self._event.set()
         except Exception as error:
             self._end = error
@@ -297,13 +301,12 @@ class Feed:
             self._event.set()
 
     async def next(self, patience: float) -> Listing | None:
-        """The newest list, or None after `patience` seconds of silence. Raises what broke the way to the registry, or
+        """The next list, or None after `patience` seconds of silence. Raises what broke the way to the registry, or
         Outdated when the watch just ended."""
-        if self._newest is None and not self._ended:
+        if not self._lists and not self._ended:
             await self._event.wait(patience)
-        listing, self._newest = self._newest, None
-        if listing is not None:
-            return listing
+        if self._lists:
+            return self._lists.popleft()
         if self._end is not None:
             raise self._end
         if self._ended:
