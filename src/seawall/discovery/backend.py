@@ -25,13 +25,14 @@ class Listing:
     """The full list of a service as a registry told it.
 
     revision: the registry's own count, 0 where it has none. skipped: records that could not be read, as "id: reason".
-    complaint: why this is an older list than it should be, when the backend itself keeps one.
+    complaint: why this is an older list than it should be, when the backend itself keeps one. cursor: the backend's own.
     """
 
     instances: tuple[Instance, ...] = ()
     revision: int = 0
     skipped: tuple[str, ...] = ()
     complaint: str | None = None
+    cursor: Any = field(default=None, compare=False, repr=False)
 
 
 @dataclass(slots=True)

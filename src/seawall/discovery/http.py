@@ -23,11 +23,12 @@ TLS_OPTIONS: Final = ("tls", "ca", "cert", "key", "token_file")
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """status: of HTTP. headers: by lower-case name. body: what the JSON says, None for no JSON."""
+    """status: of HTTP. headers: by lower-case name. body: what the JSON says, None for no JSON. text: its beginning."""
 
     status: int
     headers: Mapping[str, str]
     body: Any
+    text: str = ""
 
 
 class Http:
@@ -88,7 +89,8 @@ class Http:
         found = None
         with suppress(ValueError, RecursionError):
             found = json.loads(text) if text else None
-        return Answer(answer.status_code, {name.lower(): value for name, value in answer.headers.items()}, found)
+        headers_told = {name.lower(): value for name, value in answer.headers.items()}
+        return Answer(answer.status_code, headers_told, found, text[:1000].decode(errors="replace"))
 
     async def lines(
         self,

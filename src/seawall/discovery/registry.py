@@ -37,9 +37,12 @@ BACKENDS: Final = {
     "sqlite": "seawall.discovery.registries.sqlite:SqliteBackend",
     "etcd": "seawall.discovery.registries.etcd:EtcdBackend",
     "consul": "seawall.discovery.registries.consul:ConsulBackend",
+    "dns": "seawall.discovery.registries.dns:DnsBackend",
+    "kubernetes": "seawall.discovery.registries.kubernetes:KubernetesBackend",
 }
 EXTRAS: Final = {"etcd": "httpx2", "consul": "httpx2", "kubernetes": "httpx2", "dns": "dns"}
-"""The top-level package that a registry needs, and with it the extra of the same distribution that brings it."""
+PACKAGES: Final = {"dns": "dnspython"}
+"""The top-level module that a registry needs; the extra that brings it has the name of the registry."""
 GROUP: Final = "seawall.registries"
 
 
@@ -296,4 +299,4 @@ def backend_of(scheme: str) -> type[Backend]:
     except ModuleNotFoundError as error:
         if scheme not in EXTRAS or (error.name or "").partition(".")[0] != EXTRAS[scheme]:
             raise
-        raise MissingExtra(f'{scheme}: needs {EXTRAS[scheme]}: pip install "seawall[{scheme}]"', name=error.name) from error
+        raise MissingExtra(f'{scheme}: needs {PACKAGES.get(EXTRAS[scheme], EXTRAS[scheme])}: pip install "seawall[{scheme}]"', name=error.name) from error
