@@ -15,12 +15,17 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from seawall.discovery import Snapshot
+from seawall.discovery import Instance, Snapshot
 
 
 def ids(snapshot: Snapshot) -> list[str]:
     """The ids of those that are ready."""
     return [instance.id for instance in snapshot.ready]
+
+
+async def silent(instance: Instance) -> bool:
+    """A probe for addresses that are none: nothing may be sent to them."""
+    return False
 
 
 async def eventually(holds: Callable[[], Any], seconds: float = 20.0, *, every: float = 0.005) -> float:

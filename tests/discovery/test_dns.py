@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.discovery.kit import eventually, free_port, ids
+from tests.discovery.kit import eventually, free_port, ids, silent
 from tests.discovery.servers import Server, nsd, write_zone
 
 from seawall.discovery import Brake, Instance, ReadOnlyRegistry, Registry, RegistryError, RegistryUnavailable
@@ -36,7 +36,7 @@ def server(tmp_path: Path) -> Iterator[Server]:
 
 def opened(server: Server, query: str = "", **options: Any) -> Registry:
     """A registry on it."""
-    return Registry.open(f"dns://127.0.0.1:{server.port}/{ZONE}{query}", **options)
+    return Registry.open(f"dns://127.0.0.1:{server.port}/{ZONE}{query}", **{"probe": silent, **options})
 
 
 def test_srv_records_name_addresses_ports_and_weights(server: Server) -> None:

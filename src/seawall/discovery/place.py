@@ -101,7 +101,7 @@ def read_place(url: str, *, token: Token | None = None) -> Place:
     name, _, password = user.partition(":")
     return Place(
         scheme=scheme,
-        hosts=tuple(_host(host) for host in hosts.split(",") if host),
+        hosts=tuple(read_host(host) for host in hosts.split(",") if host),
         path=unquote(split.path),
         options=options,
         user=unquote(name) or None,
@@ -110,7 +110,8 @@ def read_place(url: str, *, token: Token | None = None) -> Place:
     )
 
 
-def _host(text: str) -> tuple[str, int | None]:
+def read_host(text: str) -> tuple[str, int | None]:
+    """Read "host" or "host:port". Raises ValueError for what is neither."""
     try:
         split = urlsplit(f"//{text}")
         host, port = split.hostname, split.port

@@ -299,4 +299,5 @@ def backend_of(scheme: str) -> type[Backend]:
     except ModuleNotFoundError as error:
         if scheme not in EXTRAS or (error.name or "").partition(".")[0] != EXTRAS[scheme]:
             raise
-        raise MissingExtra(f'{scheme}: needs {PACKAGES.get(EXTRAS[scheme], EXTRAS[scheme])}: pip install "seawall[{scheme}]"', name=error.name) from error
+        package = PACKAGES.get(EXTRAS[scheme], EXTRAS[scheme])
+        raise MissingExtra(f'{scheme}: needs {package}: pip install "seawall[{scheme}]"', name=error.name) from error
