@@ -53,10 +53,15 @@ class Held:
 
 @dataclass(slots=True)
 class BrakeState:
-    """What the brake remembers of one service: whom it holds, and who vanished of late."""
+    """What the brake remembers of one service: whom it holds, who vanished of late, and until when every absence is doubted."""
 
     held: dict[str, Held] = field(default_factory=dict)
     gone: deque[tuple[float, str]] = field(default_factory=lambda: deque(maxlen=MOST_RECENT))
+    doubts_until: float = -math.inf
+
+    def doubt(self, until: float) -> None:
+        """The registry was away: until this moment who is missing may just not have come back to it yet."""
+        self.doubts_until = until
 
     def heed(self, brake: Brake, now: float, before: Sequence[Instance], told: Sequence[Instance]) -> tuple[str, ...]:
         """Take in a new list `told` after `before` (which holds no held ones); the ids that are held from now on."""
@@ -70,7 +75,8 @@ class BrakeState:
         missing = len({id for _, id in self.gone})
         empty = serving == 0
         length = brake.empty_hold if empty else brake.hold
-        if vanished and (empty or missing > brake.share * (serving + missing)):
+        doubtful = empty or now < self.doubts_until or missing > brake.share * (serving + missing)
+        if vanished and doubtful:
             for one in vanished:
                 self.held[one.id] = Held(one, now + length)
         if not empty:

@@ -140,6 +140,8 @@ class Watcher:
                 self._tell("registry.went_back", service=self.service, revision=listing.revision)
             if listing.complaint is not None:
                 self._tell("registry.failed", service=self.service, error=listing.complaint)
+            if was in ("stale", "disk"):  # records may have died meanwhile; their owners have one ttl to write them again
+                self._brake.doubt(now + max(self._settings.ttl, self._settings.brake.hold))
             told = self._allowed(listing.instances, listing.skipped)
             held = self._brake.heed(self._settings.brake, now, self._told, told)
             self._listing, self._told = listing, told
