@@ -65,9 +65,9 @@ class Scripted(MemoryBackend):
         await self._pass("beat")
         await super().beat(hold)
 
-    async def check(self, hold: Hold) -> None:
+    async def check(self, hold: Hold) -> Instance:
         await self._pass("check")
-        await super().check(hold)
+        return await super().check(hold)
 
     async def remove(self, hold: Hold) -> None:
         await self._pass("remove")

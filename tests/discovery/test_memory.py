@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -109,7 +110,7 @@ def test_a_record_that_somebody_changed_is_put_right() -> None:
             from seawall.discovery.registries.memory import store_of
 
             row = store_of(registry._place).rows["payments"][one.instance.id]
-            row.instance = row.instance.with_state("down")
+            row.instance = replace(row.instance, weight=99.0)
             await clock.asleep(4.0)
             assert (await registry.list("payments")).ready == (one.instance,)
 

@@ -18,6 +18,10 @@ app = App(
 )
 app.command("seawall.cli.check:check", name="check")
 app.command("seawall.cli.demo:demo", name="demo")
+registry = App(name="registry", help="Look into a registry, and change what stands there.")
+for verb in ("ls", "watch", "register", "drain"):
+    registry.command(f"seawall.cli.registry:{verb}", name=verb)
+app.command(registry)
 
 
 def run(argv: Sequence[str]) -> int:

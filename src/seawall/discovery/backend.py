@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from seawall.discovery.errors import ReadOnlyRegistry
-from seawall.discovery.instance import Instance
+from seawall.discovery.instance import Instance, State
 
 if TYPE_CHECKING:
     from seawall.core.clock import Clock
@@ -94,8 +94,12 @@ class Backend(ABC):
         """Let it live for another ttl. Raises Lost when the registry does not know it any more."""
         raise self.read_only()
 
-    async def check(self, hold: Hold) -> None:
+    async def check(self, hold: Hold) -> Instance:
         """Read the own record back. Raises Lost when it is not there, or is somebody else's."""
+        raise self.read_only()
+
+    async def mark(self, service: str, id: str, state: State) -> bool:
+        """Change the state of anybody's record and nothing else in it; False when there is none. Its owner reads it back."""
         raise self.read_only()
 
     async def remove(self, hold: Hold) -> None:

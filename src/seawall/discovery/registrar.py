@@ -12,18 +12,19 @@ import contextvars
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from seawall.core import units
 from seawall.core.runtime import AsyncEvent
 from seawall.discovery.backend import Backend, Hold
 from seawall.discovery.errors import Lost
-from seawall.discovery.instance import STATES, Instance, State
+from seawall.discovery.instance import LEAVING, STATES, Instance, State
 from seawall.discovery.settings import BEATS_PER_CHECK, BEATS_PER_TTL
 
 if TYPE_CHECKING:
     from seawall.discovery.registry import Registry
 
+T = TypeVar("T")
 REMOVALS: Final = 3
 
 
@@ -50,6 +51,7 @@ class Registration:
         self._patience = wait
         self._hold: Hold | None = None
         self._announced: Instance | None = None
+        self._ordered = False  # whether an operator took it out of service
         self._registered = False
         self._leaving = False
         self._failures = self._losses = self._beats = 0
@@ -221,12 +223,26 @@ class Registration:
             due, beats = port.now() + period, beats + 1
             await self._ask(backend.beat, self._hold)
             if beats % BEATS_PER_CHECK == 0:
-                await self._ask(backend.check, self._hold)
+                self._compare(await self._ask(backend.check, self._hold))
             self._beats += 1
 
-    async def _ask(self, question: Callable[[Hold], Awaitable[None]], hold: Hold) -> None:
+    def _compare(self, found: Instance) -> None:
+        """The record that was read back: an operator's word about the state is taken, any other change is put right."""
+        assert self._hold is not None
+        written = self._hold.instance
+        if found == written:
+            return
+        taken = found.state in LEAVING or (self._ordered and found.state == "ready")
+        if found.with_state(written.state) != written or not taken:
+            raise Lost(f"the record of {written.id} was changed by somebody else")
+        self._ordered = found.state in LEAVING
+        if self._instance is written:
+            self._instance = self._announced = self._hold.instance = found
+        self._registry.tell("registry.ordered", service=found.service, id=found.id, state=found.state)
+
+    async def _ask(self, question: Callable[[Hold], Awaitable[T]], hold: Hold) -> T:
         async with asyncio.timeout(self._registry.settings.limit(self._ttl)):
-            await question(hold)
+            return await question(hold)
 
     def _missed(self, kind: str, error: Exception) -> None:
         self._registered = False

@@ -23,7 +23,7 @@ from seawall.discovery.addresses import AddressRules
 from seawall.discovery.backend import Backend
 from seawall.discovery.background import Background
 from seawall.discovery.brake import Brake
-from seawall.discovery.instance import Instance, Snapshot, ordered, service_name
+from seawall.discovery.instance import STATES, Instance, Snapshot, State, ordered, service_name
 from seawall.discovery.place import Place, Token, read_place
 from seawall.discovery.registrar import Registration, RegistrationSnapshot
 from seawall.discovery.settings import SHORTEST_TTL, Probe, Settings
@@ -176,6 +176,20 @@ class Registry:
         name = service_name(service)
         listing = await self._once(lambda backend: backend.list(name))
         return Snapshot(name, ordered(listing.instances), 1, self.clock.monotonic(), "live")
+
+    async def set_state(self, service: str, id: str, state: State) -> bool:
+        """Change the state of anybody's record, as an operator does: "draining" takes it out of service, "ready" back in. Its
+        owner takes the order over within one ttl. Whether there is such a record.
+
+        Raises ValueError for another word, ReadOnlyRegistry where others fill the registry, RegistryUnavailable or
+        TimeoutError when there is no answer.
+        """
+        units.one_of("state", state, STATES)
+        return await self._once(lambda backend: backend.mark(service_name(service), id, state))
+
+    def set_state_sync(self, service: str, id: str, state: State) -> bool:
+        """`set_state` for code without an event loop."""
+        return self._once_sync("set_state", self.set_state, service, id, state)
 
     def services_sync(self) -> tuple[str, ...]:
         """`services` for code without an event loop."""

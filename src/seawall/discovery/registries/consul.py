@@ -15,7 +15,7 @@ from seawall.core.clock import Clock
 from seawall.discovery.backend import Backend, Hold, Listing
 from seawall.discovery.errors import Lost, Outdated, RegistryError, RegistryUnavailable, Taken
 from seawall.discovery.http import TLS_OPTIONS, Answer, Http
-from seawall.discovery.instance import Instance, ordered
+from seawall.discovery.instance import Instance, State, ordered
 from seawall.discovery.place import Place
 from seawall.discovery.records import state_of
 
@@ -83,11 +83,23 @@ class ConsulBackend(Backend):
             raise Lost(f"the agent does not know the check of {hold.instance.id}")
         _good(answer, self._http.base)
 
-    async def check(self, hold: Hold) -> None:
+    async def check(self, hold: Hold) -> Instance:
         """The agent must know the service as it was written."""
         known = await self._known(hold)
         if known is None or known.get("Meta") != _service(hold)["Meta"]:
             raise Lost(f"the agent lost or changed the service {hold.instance.id}")
+        return hold.instance
+
+    async def mark(self, service: str, id: str, state: State) -> bool:
+        """Maintenance mode for "draining" and "down", its end for "ready". Only the agent that has the service can do it."""
+        if state == "starting":
+            raise RegistryError("consul: knows maintenance or none; say draining, down or ready")
+        query = {"enable": "false" if state == "ready" else "true", "reason": f"seawall: {state}"}
+        answer = await self._send("PUT", f"/v1/agent/service/maintenance/{_quoted(f'{service}-{id}')}", query=query)
+        if answer.status == 404:
+            return False
+        _good(answer, self._http.base)
+        return True
 
     async def remove(self, hold: Hold) -> None:
         """Say "down", give those who watch a moment to see it, and deregister. Somebody else's registration is left alone."""

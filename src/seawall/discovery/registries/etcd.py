@@ -18,7 +18,7 @@ from seawall.core.clock import Clock
 from seawall.discovery.backend import Backend, Hold, Listing
 from seawall.discovery.errors import Lost, Outdated, RegistryError, RegistryUnavailable, Taken
 from seawall.discovery.http import TLS_OPTIONS, Answer, Http
-from seawall.discovery.instance import Instance, ordered
+from seawall.discovery.instance import Instance, State, ordered
 from seawall.discovery.place import Place
 from seawall.discovery.records import as_record, decode
 
@@ -104,11 +104,28 @@ class EtcdBackend(Backend):
             hold.lease = None
             raise Lost(f"the lease of {hold.instance.id} has ended")
 
-    async def check(self, hold: Hold) -> None:
-        """The own key must be there, under the own lease, as it was written."""
+    async def check(self, hold: Hold) -> Instance:
+        """The own key, under the own lease, as it is."""
         pair = await self._mine(hold)
-        if pair is None or pair.get("lease") != hold.lease or pair.get("value") != self._pair(hold)["value"]:
-            raise Lost(f"the key of {hold.instance.id} was taken out or changed by somebody else")
+        if pair is None or pair.get("lease") != hold.lease:
+            raise Lost(f"the key of {hold.instance.id} was taken out or lost its lease")
+        try:
+            return decode(b64decode(pair["value"]), service=hold.instance.service)
+        except RegistryError as error:
+            raise Lost(str(error)) from error
+
+    async def mark(self, service: str, id: str, state: State) -> bool:
+        """Change the state in a key, which keeps its lease, unless it changes at the same moment."""
+        key = _b64(f"{self.prefix}{service}/{id}")
+        for pair in (await self._ask("/v3/kv/range", {"key": key})).get("kvs", ()):
+            record = {**json.loads(b64decode(pair["value"])), "state": state}
+            compare = {"key": key, "target": "MOD", "result": "EQUAL", "mod_revision": pair["mod_revision"]}
+            put = {"requestPut": {"key": key, "value": _b64(json.dumps(record, sort_keys=True)), "ignore_lease": True}}
+            body = await self._ask("/v3/kv/txn", {"compare": [compare], "success": [put]})
+            if not body.get("succeeded"):
+                raise RegistryUnavailable(f"the key of {id} changed while it was written")
+            return True
+        return False
 
     async def remove(self, hold: Hold) -> None:
         """Write "down", which those who watch see first, and revoke the lease: the key goes with it."""

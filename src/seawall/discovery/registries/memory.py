@@ -14,7 +14,7 @@ from seawall.core.clock import Clock
 from seawall.core.runtime import AsyncEvent
 from seawall.discovery.backend import Backend, Hold, Listing
 from seawall.discovery.errors import Lost, RegistryError, Taken
-from seawall.discovery.instance import Instance, ordered
+from seawall.discovery.instance import Instance, State, ordered
 from seawall.discovery.place import Place
 
 MOST_ROWS = 10_000
@@ -118,11 +118,20 @@ class MemoryBackend(Backend):
         with self.store.lock:
             self._own(hold).until = self.clock.monotonic() + hold.ttl
 
-    async def check(self, hold: Hold) -> None:
-        """The own row must be there, as it was written."""
+    async def check(self, hold: Hold) -> Instance:
+        """The own row, as it is."""
         with self.store.lock:
-            if self._own(hold).instance != hold.instance:
-                raise Lost(f"the record of {hold.instance.id} was changed by somebody else")
+            return self._own(hold).instance
+
+    async def mark(self, service: str, id: str, state: State) -> bool:
+        """Change the state in a row that lives."""
+        with self.store.lock:
+            self._sweep(service)
+            row = self.store.rows.get(service, {}).get(id)
+            if row is not None:
+                row.instance = row.instance.with_state(state)
+                self.store.changed()
+            return row is not None
 
     async def remove(self, hold: Hold) -> None:
         """Leave the row as "down" for a moment; then it is gone."""

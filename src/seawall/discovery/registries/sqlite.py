@@ -19,7 +19,7 @@ from typing import Final, TypeVar
 from seawall.core.clock import Clock
 from seawall.discovery.backend import Backend, Hold, Listing
 from seawall.discovery.errors import Lost, RegistryError, RegistryUnavailable, Taken
-from seawall.discovery.instance import ordered
+from seawall.discovery.instance import Instance, State, ordered
 from seawall.discovery.place import Place
 from seawall.discovery.records import decode, encode
 
@@ -116,21 +116,46 @@ class SqliteBackend(Backend):
 
         await self._run(write)
 
-    async def check(self, hold: Hold) -> None:
-        """The own row must be there, as it was written. Also takes out what died long ago."""
+    async def check(self, hold: Hold) -> Instance:
+        """The own row, as it is. Also takes out what died long ago."""
 
-        def look() -> None:
+        def look() -> Instance:
             one = hold.instance
             query = "SELECT record FROM seawall_instances WHERE service = ? AND id = ? AND owner = ?"
             self._recheck()
             with self._open() as file:
                 row = file.execute(query, (one.service, one.id, hold.owner)).fetchone()
-                if row is None or row[0] != encode(one):
-                    raise Lost(f"the record of {one.id} was taken out or changed by somebody else")
+                if row is None:
+                    raise Lost(f"the record of {one.id} was taken out by somebody else")
                 before = self.clock.monotonic() - SWEEP_AFTER
                 file.execute("DELETE FROM seawall_instances WHERE boot != ? OR beat + ttl < ?", (self._boot, before))
+            return decode(row[0], service=one.service)
 
-        await self._run(look)
+        try:
+            return await self._run(look)
+        except RegistryUnavailable:
+            raise
+        except RegistryError as error:
+            raise Lost(str(error)) from error
+
+    async def mark(self, service: str, id: str, state: State) -> bool:
+        """Change the state in a row that lives."""
+
+        def write() -> bool:
+            key = (service, id)
+            with self._open() as file:
+                file.execute("BEGIN IMMEDIATE")
+                alive = "service = ? AND id = ? AND boot = ? AND beat + ttl > ?"
+                query = f"SELECT record FROM seawall_instances WHERE {alive}"
+                row = file.execute(query, (*key, self._boot, self.clock.monotonic())).fetchone()
+                if row is None:
+                    return False
+                record = encode(decode(row[0], service=service).with_state(state))
+                file.execute("UPDATE seawall_instances SET record = ? WHERE service = ? AND id = ?", (record, *key))
+                file.execute(_BUMP, (service,))
+                return True
+
+        return await self._run(write)
 
     async def remove(self, hold: Hold) -> None:
         """Leave the row as "down" for a moment; then it counts as gone."""
