@@ -61,7 +61,6 @@ def test_drain_takes_one_out_and_its_owner_keeps_to_it(tmp_path: Path, capsys: p
 def test_register_keeps_an_instance_until_it_is_terminated_and_watch_sees_it(tmp_path: Path) -> None:
     """A process that is no Python can be registered by its start script."""
     url = _url(tmp_path)
-    registry = Registry.open(url)
     base = [sys.executable, "-m", "seawall", "registry"]
     keep = [*base, "register", url, "db", "--port", "5432", "--zone", "b"]
     with subprocess.Popen([*base, "watch", url, "db", "--json"], stdout=subprocess.PIPE, text=True) as watching:

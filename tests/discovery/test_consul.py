@@ -125,6 +125,21 @@ def test_maintenance_counts_as_draining(server: Server) -> None:
     asyncio.run(scenario())
 
 
+def test_an_operators_order_is_maintenance(server: Server) -> None:
+    """Consul has a word of its own for it, which its other clients know too."""
+
+    async def scenario() -> None:
+        registry = opened(server)
+        async with registry.register(Instance("payments", port=1)):
+            assert await registry.set_state("payments", "127.0.0.1:1", "draining")
+            assert [each.state for each in (await registry.list("payments")).instances] == ["draining"]
+            assert await registry.set_state("payments", "127.0.0.1:1", "ready")
+            assert len((await registry.list("payments")).ready) == 1
+            assert not await registry.set_state("payments", "nobody", "draining")
+
+    asyncio.run(scenario())
+
+
 def test_services_that_others_registered_are_found_too(server: Server) -> None:
     """Most of a Consul was there before us."""
     others = [{"ID": "db1", "Address": "10.0.0.5", "Meta": {"a": "b"}}, {"ID": "db2", "Weights": {"Passing": 5, "Warning": 1}}]

@@ -191,6 +191,24 @@ def test_a_compacted_revision_leads_to_a_new_list(server: Server) -> None:
     asyncio.run(asyncio.wait_for(scenario(), 20))
 
 
+def test_an_operators_order_is_kept_by_the_owner(server: Server) -> None:
+    """An instance that is drained by hand must not announce itself again at its next beat; its lease goes on."""
+
+    async def scenario() -> None:
+        registry = opened(server, ttl=2)
+        async with registry.register(Instance("payments", port=1)) as one:
+            assert await registry.set_state("payments", one.instance.id, "draining")
+            await eventually(lambda: one.instance.state == "draining")
+            await asyncio.sleep(2.5)
+            assert [each.state for each in (await registry.list("payments")).instances] == ["draining"]
+            assert await registry.set_state("payments", one.instance.id, "ready")
+            await eventually(lambda: one.instance.state == "ready")
+            assert one.snapshot().losses == 0
+            assert not await registry.set_state("payments", "nobody", "draining")
+
+    asyncio.run(scenario())
+
+
 def test_a_newcomer_at_the_same_address_keeps_its_key(server: Server) -> None:
     """In a rolling restart the old process must not take the new one's record with it."""
 

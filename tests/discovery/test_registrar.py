@@ -23,11 +23,11 @@ def test_a_registration_outlasts_an_hour_without_its_registry() -> None:
             assert not registration.registered
             await stage.clock.asleep(3600)
             attempts = len(stage.switch.of("put"))
-            assert 3600 / 5 <= attempts <= 3600  # backoff up to 5 s, with full jitter: about one in 2.5 s
+            assert 3600 / 3.4 <= attempts <= 3600  # at most a beat apart, with full jitter: about one in 1.7 s
             assert registration.snapshot().failures == attempts
             assert "away" in str(registration.snapshot().error)
             stage.switch.away = False
-            assert await stage.until(lambda: registration.registered) <= 5.1
+            assert await stage.until(lambda: registration.registered) <= 3.4
             assert registration.snapshot().failures == 0
 
     stage = play(scenario)

@@ -43,6 +43,8 @@ class Place:
         for option in self.options:
             if option not in (*names, *COMMON):
                 raise ValueError(f"{self.scheme}: has no option {option!r}; it has {', '.join(sorted((*names, *COMMON)))}")
+        if "tls" in names:
+            self.flag("tls")
 
     def text(self, name: str, default: str) -> str:
         """An option that is a text."""

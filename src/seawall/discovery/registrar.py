@@ -192,7 +192,8 @@ class Registration:
                 self._missed("registry.register_failed", error)
             else:
                 continue
-            await self._wake.wait(backoff.wait(self._failures - 1, port.random()))
+            # never longer than a heartbeat: whatever was away, one ttl after its return the record is there again
+            await self._wake.wait(min(self._ttl / BEATS_PER_TTL, backoff.wait(self._failures - 1, port.random())))
         self._told()
 
     async def _announce(self) -> None:
