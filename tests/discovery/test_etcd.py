@@ -16,7 +16,7 @@ from tests.discovery.kit import Listener, children, eventually, ids, python
 from tests.discovery.servers import Server, etcd
 
 from seawall.core.events import Event
-from seawall.discovery import Brake, Instance, Registry
+from seawall.discovery import Brake, Instance, Registry, RegistryUnavailable
 
 pytestmark = pytest.mark.xdist_group("etcd")
 
@@ -266,3 +266,20 @@ def test_user_and_password_open_a_guarded_etcd(server: Server) -> None:
             await eventually(lambda: len(ids(watch.snapshot)) == 1)
 
     asyncio.run(scenario())
+
+
+def test_tls_with_a_client_certificate(tmp_path: Path) -> None:
+    """Production clusters let in only who has a certificate, and are believed only with theirs."""
+
+    async def scenario(server: Server) -> None:
+        url = f"etcd://127.0.0.1:{server.port}?ca={tmp_path}/ca.pem&cert={tmp_path}/ca.pem&key={tmp_path}/key.pem"
+        registry = Registry.open(url, allow_loopback=True)
+        async with registry.register(Instance("payments", port=1)) as one, registry.watch("payments") as watch:
+            assert one.registered
+            await eventually(lambda: len(ids(watch.snapshot)) == 1)
+        for wrong in (f"ca={tmp_path}/ca.pem", "tls=true", "tls=false"):
+            with pytest.raises(RegistryUnavailable):
+                await Registry.open(f"etcd://127.0.0.1:{server.port}?{wrong}").services()
+
+    with etcd(tmp_path, tls=True) as server:
+        asyncio.run(scenario(server))

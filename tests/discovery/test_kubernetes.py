@@ -4,15 +4,14 @@ ruder than a real one."""
 from __future__ import annotations
 
 import asyncio
-import shutil
 import ssl
-import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 from tests.discovery.kit import eventually, ids, silent
 from tests.discovery.kube import ApiServer, endpoint, slice_of
+from tests.discovery.servers import certificate
 
 from seawall.discovery import Instance, ReadOnlyRegistry, Registry, RegistryUnavailable
 
@@ -171,11 +170,7 @@ def test_a_watch_that_says_nothing_though_things_change_is_replaced() -> None:
 
 def test_token_and_ca_are_used_and_the_token_is_read_anew(tmp_path: Path) -> None:
     """Tokens of service accounts are renewed about hourly; a client that keeps the first one is locked out."""
-    if shutil.which("openssl") is None:
-        pytest.skip("there is no openssl here to make a certificate with")
-    words = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=api"
-    files = ["-keyout", str(tmp_path / "key.pem"), "-out", str(tmp_path / "ca.pem"), "-addext", "subjectAltName=IP:127.0.0.1"]
-    subprocess.run([*words.split(), *files], check=True, capture_output=True)
+    certificate(tmp_path)
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.load_cert_chain(tmp_path / "ca.pem", tmp_path / "key.pem")
 

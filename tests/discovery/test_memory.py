@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import subprocess
+import sys
 from collections.abc import Callable, Coroutine
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.discovery.kit import python
 
 from seawall.core.errors import WrongTwin
 from seawall.core.events import Event
@@ -248,3 +253,63 @@ def test_what_cannot_be_meant_is_refused_where_it_is_said() -> None:
             make()
     with pytest.raises(TypeError, match="instance must be an Instance"):
         registry.register("payments")  # type: ignore[arg-type]
+
+
+def test_a_missing_driver_is_named_with_the_line_that_installs_it() -> None:
+    """An ImportError from the depths of a library says nothing about the remedy."""
+    for scheme, module, package in (("etcd", "httpx2", "httpx2"), ("dns", "dns", "dnspython")):
+        code = (
+            f"import sys; sys.modules[{module!r}] = None\nfrom seawall.discovery import Registry\nRegistry.open('{scheme}://h')"
+        )
+        told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+        assert f'{scheme}: needs {package}: pip install "seawall[{scheme}]"' in told.stderr
+
+
+def test_discovery_without_a_driver_loads_none() -> None:
+    """A file registry on one machine must not pay for the clients of three others."""
+    code = """
+        import sys
+        from seawall.discovery import Registry
+        Registry.open("sqlite:///x")
+        print("httpx2" in sys.modules, "dns" in sys.modules)
+    """
+    told = subprocess.run(python(code), capture_output=True, text=True, check=True)
+    assert told.stdout.split() == ["False", "False"]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
+def test_a_forked_child_gets_a_thread_of_its_own(tmp_path: Path) -> None:
+    """Servers that fork workers after loading the program would otherwise wait for a thread that stayed behind."""
+    code = """
+        import os, sys
+        from seawall.discovery import Instance, Registry
+        registry = Registry.open(sys.argv[1])
+        with registry.register(Instance("payments", port=1)) as one:
+            child = os.fork()
+            if child == 0:
+                try:
+                    one.draining_sync()
+                except RuntimeError as error:
+                    print("process that entered it" in str(error), flush=True)
+                with registry.register(Instance("payments", port=2)) as two:
+                    print(two.registered, len(registry.list_sync("payments").ready), flush=True)
+                os._exit(0)
+            os.waitpid(child, 0)
+        print("done")
+    """
+    told = subprocess.run(python(code, f"sqlite:///{tmp_path}/r.db"), capture_output=True, text=True, check=True, timeout=30)
+    assert told.stdout.split() == ["True", "True", "2", "done"]
+
+
+def test_a_registration_serves_once() -> None:
+    """A second start would begin with the state that the first one ended with."""
+
+    async def scenario(registry: Registry, clock: VirtualClock) -> None:
+        one = registry.register(Instance("payments", port=1))
+        async with one:
+            with pytest.raises(RuntimeError, match="make another one"):
+                await one.start()
+        with pytest.raises(RuntimeError, match="make another one"):
+            await one.start()
+
+    play(scenario)

@@ -53,12 +53,11 @@ class Hold:
 class Backend(ABC):
     """What registrar and watcher need of a registry.
 
-    propagation: seconds within which watchers usually see a change, for drains. pushes: whether silence of `follow` may mean
-    that nothing changed, so that the watchdog has to ask. local: whether loopback addresses are its normal business.
+    propagation: seconds within which watchers usually see a change, for drains. local: whether loopback addresses are its normal
+    business. filled_by: who else writes it, None when `register` does.
     """
 
     propagation: float = 1.0
-    pushes: bool = True
     local: bool = False
     filled_by: str | None = None
 

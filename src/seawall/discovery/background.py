@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import os
 import threading
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
@@ -19,11 +20,14 @@ class Background:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._users = 0
+        self._pid = os.getpid()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
 
     def enter(self) -> None:
         """One user more."""
+        if self._pid != os.getpid():  # forked: the thread stayed with the parent, and may have held the lock
+            self.__init__()  # type: ignore[misc]
         with self._lock:
             self._users += 1
             if self._loop is None:
@@ -52,8 +56,8 @@ class Background:
         """Run a coroutine function on the thread and block for its answer. Raises WrongTwin under a running loop."""
         refuse_under_loop(verb, twin)
         loop = self._loop
-        if loop is None:
-            raise RuntimeError(f"{verb} works inside its `with` block only")
+        if loop is None or self._pid != os.getpid():
+            raise RuntimeError(f"{verb} works inside its `with` block only, in the process that entered it")
         return asyncio.run_coroutine_threadsafe(function(*args), loop).result()
 
 

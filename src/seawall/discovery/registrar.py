@@ -143,11 +143,10 @@ class Registration:
 
     async def start(self) -> None:
         """Begin to register, and wait for the first success for a while; then go on without."""
-        if self._task is not None:
-            raise RuntimeError(f"{self._instance.id} is being registered already; make another registration")
+        if self._backend is not None or self._leaving:
+            raise RuntimeError(f"this registration of {self._instance.id} was begun before; make another one")
         self._backend = await self._registry._acquire(self)
         port = self._registry.clock.tasks
-        self._leaving = False
         self._wake = port.event()
         self._task = contextvars.Context().run(port.spawn, self._run)
         until = port.now() + self._patience

@@ -36,7 +36,6 @@ class DnsBackend(Backend):
     """Questions to a name server, in the order SRV, then A and AAAA."""
 
     propagation = SLOWEST + 1.0
-    pushes = False
     filled_by = "whoever keeps the zone"
 
     def __init__(self, place: Place, clock: Clock) -> None:
