@@ -38,6 +38,7 @@ class ApiServer:
         self.page = page
         self.lists = self.watches = self.bookmarks_sent = 0
         self.frozen = False
+        self._finished = 0
         self._context = context
         self._writers: set[asyncio.StreamWriter] = set()
         self._watching: set[asyncio.StreamWriter] = set()
@@ -76,6 +77,12 @@ class ApiServer:
         """Forget the past: versions before now are gone."""
         self.oldest = self.version
         self.log.clear()
+
+    async def finish(self) -> None:
+        """End all watches as their timeout does."""
+        async with self._changed:
+            self._finished += 1
+            self._changed.notify_all()
 
     async def cut(self) -> None:
         """End all watches abruptly, in the middle of a chunk."""
@@ -130,7 +137,7 @@ class ApiServer:
 
     async def _watch(self, writer: asyncio.StreamWriter, query: dict[str, str]) -> None:
         self.watches += 1
-        at = int(query["resourceVersion"])
+        at, finished = int(query["resourceVersion"]), self._finished
         writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n")
         self._watching.add(writer)
         if at < self.oldest:
@@ -144,8 +151,10 @@ class ApiServer:
                         self.bookmarks_sent += event["type"] == "BOOKMARK"
                 at = self.version
                 async with self._changed:
-                    while self.version == at or self.frozen:
-                        await asyncio.wait_for(self._changed.wait(), None)
+                    while (self.version == at or self.frozen) and self._finished == finished:
+                        await self._changed.wait()
+                if self._finished != finished:
+                    break
         writer.write(b"0\r\n\r\n")
         await writer.drain()
 

@@ -239,6 +239,7 @@ def test_addresses_that_etcd_must_not_send_us_to_are_left_out(server: Server) ->
         async with strict.watch("payments") as watch:
             assert [one.host for one in (await watch.first(5)).instances] == ["10.0.0.9"]
         assert sum(event.kind == "registry.denied" for event in events) == 4
+        assert [one.host for one in (await strict.list("payments")).instances] == ["10.0.0.9"]
         async with registry.watch("payments") as watch:
             assert [one.host for one in (await watch.first(5)).instances] in (
                 ["127.0.0.1", "10.0.0.9"],

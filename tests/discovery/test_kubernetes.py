@@ -14,6 +14,7 @@ from tests.discovery.kube import ApiServer, endpoint, slice_of
 from tests.discovery.servers import certificate
 
 from seawall.discovery import Instance, ReadOnlyRegistry, Registry, RegistryUnavailable
+from seawall.discovery.registries import kubernetes
 
 
 def opened(server: ApiServer, query: str = "", **options: Any) -> Registry:
@@ -189,6 +190,41 @@ def test_token_and_ca_are_used_and_the_token_is_read_anew(tmp_path: Path) -> Non
             stranger = Registry.open(f"kubernetes://default?api=127.0.0.1:{server.port}", token="two")
             with pytest.raises(RegistryUnavailable, match="CERTIFICATE"):
                 await stranger.list("payments")
+
+    asyncio.run(scenario())
+
+
+def test_a_watch_that_ended_in_time_goes_on_without_a_list() -> None:
+    """Every watch ends after some minutes; to list ten thousand slices each time would be a storm made by clients."""
+
+    async def scenario() -> None:
+        async with ApiServer() as server:
+            await server.put(slice_of("payments", "p-1", endpoint("10.0.0.1")))
+            async with opened(server, watchdog=60).watch("payments") as watch:
+                await eventually(lambda: server.watches == 1)
+                await server.finish()
+                await server.put(slice_of("payments", "p-1", endpoint("10.0.0.1"), endpoint("10.0.0.2")))
+                await eventually(lambda: len(ids(watch.snapshot)) == 2, 10)
+                assert (server.lists, server.watches) == (1, 2)
+
+    asyncio.run(scenario())
+
+
+def test_in_a_pod_everything_is_found_where_kubernetes_puts_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`kubernetes://` alone must do inside a cluster."""
+    ca, key = certificate(tmp_path)
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(ca, key)
+    for name, text in (("ca.crt", ca.read_text()), ("token", "t\n"), ("namespace", "default\n")):
+        (tmp_path / name).write_text(text)
+    monkeypatch.setattr(kubernetes, "SECRETS", tmp_path)
+
+    async def scenario() -> None:
+        async with ApiServer(token="t", context=context) as server:
+            monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "127.0.0.1")
+            monkeypatch.setenv("KUBERNETES_SERVICE_PORT", str(server.port))
+            await server.put(slice_of("payments", "p-1", endpoint("10.0.0.1")))
+            assert ids(await Registry.open("kubernetes://").list("payments")) == ["10.0.0.1:8001"]
 
     asyncio.run(scenario())
 

@@ -153,6 +153,29 @@ def test_a_block_that_is_cancelled_leaves_the_registry() -> None:
     play(scenario)
 
 
+def test_a_start_that_is_cancelled_leaves_nothing_behind() -> None:
+    """A process that is stopped while it starts must not beat on in a task that nobody knows."""
+
+    async def scenario(stage: Stage) -> None:
+        stage.switch.away = True
+
+        async def serve() -> None:
+            async with stage.registry.register(ONE, wait=1000):
+                raise AssertionError("it must not get here")
+
+        task = asyncio.ensure_future(serve())
+        await stage.clock.asleep(5)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        stage.switch.away = False
+        await stage.clock.asleep(30)
+        assert (await stage.registry.list("payments")).instances == ()
+        assert len(asyncio.all_tasks()) == 1
+
+    play(scenario)
+
+
 def test_who_came_later_keeps_the_place_and_who_stayed_gets_it_back() -> None:
     """When the newcomer dies at once, the old process must not stay invisible because of it."""
 

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
 import time
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from tests.discovery.kit import children, eventually, ids, python
+from tests.discovery.kit import Listener, children, eventually, ids, python
 
-from seawall.discovery import Instance, Registry, RegistryUnavailable
+from seawall.discovery import Brake, Instance, Registry, RegistryUnavailable
 from seawall.discovery.registries import sqlite as sqlite_registry
 from seawall.testing import VirtualClock
 
@@ -155,3 +156,35 @@ def test_a_folder_that_is_not_there_is_said_and_not_made(tmp_path: Path) -> None
         Registry.open("sqlite:///:memory:")
     with pytest.raises(ValueError, match="three slashes"):
         Registry.open("sqlite://registry.db")
+
+
+def test_a_writer_that_was_frozen_in_its_transaction_takes_nobody_away(tmp_path: Path) -> None:
+    """A stopped process can hold the lock of the file for ever: heartbeats fail, but those who answer stay in use."""
+    url = f"sqlite:///{tmp_path}/registry.db"
+    frozen = """
+        import sqlite3, sys, time
+        file = sqlite3.connect(sys.argv[1], isolation_level=None)
+        file.execute("BEGIN IMMEDIATE")
+        print("locked", flush=True)
+        time.sleep(60)
+    """
+
+    async def scenario() -> None:
+        registry = Registry.open(url, ttl=1, call_timeout=1, brake=Brake(probe_every=0.2))
+        with Listener() as listener:
+            one = registry.register(Instance("payments", port=listener.port))
+            async with one, registry.watch("payments") as watch:
+                await eventually(lambda: len(ids(watch.snapshot)) == 1)
+                fewest = [1]
+                watch.subscribe(lambda snapshot: fewest.append(len(snapshot.ready)))
+                with children(python(frozen, f"{tmp_path}/registry.db"), stdout=subprocess.PIPE) as (child,):
+                    assert child.process.stdout is not None
+                    await asyncio.to_thread(child.process.stdout.readline)
+                    child.freeze()
+                    await eventually(lambda: not one.registered and bool(watch.snapshot.held))
+                    await asyncio.sleep(2)
+                    child.process.stdout.close()
+                await eventually(lambda: one.registered and not watch.snapshot.held)
+                assert min(fewest) == 1
+
+    asyncio.run(scenario())

@@ -7,6 +7,7 @@ import json as codec
 import signal
 import sys
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Annotated, Any
 
 from cyclopts import Parameter
@@ -119,7 +120,8 @@ def register(
         registry.subscribe(lambda event: print(event.kind, event.data.get("error", ""), file=sys.stderr, flush=True))
         over = asyncio.Event()
         for number in (signal.SIGINT, signal.SIGTERM):
-            asyncio.get_running_loop().add_signal_handler(number, over.set)
+            with suppress(NotImplementedError):  # on Windows an interrupt ends the loop instead
+                asyncio.get_running_loop().add_signal_handler(number, over.set)
         async with registry.register(instance, ttl=ttl):
             print(f"{instance.id} is registered as {service}; interrupt to take it out", flush=True)
             await over.wait()

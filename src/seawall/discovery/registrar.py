@@ -154,7 +154,11 @@ class Registration:
             await self._turn(until - port.now())
 
     async def __aenter__(self) -> Registration:
-        await self.start()
+        try:
+            await self.start()
+        except BaseException:  # cancelled while it waited: nobody will leave the block
+            await self.deregister()
+            raise
         return self
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
@@ -166,7 +170,10 @@ class Registration:
         try:
             background.run("with registry.register()", "async with registry.register()", self.start)
         except BaseException:
-            background.leave()
+            try:
+                self.deregister_sync()
+            finally:
+                background.leave()
             raise
         return self
 

@@ -172,10 +172,16 @@ class Registry:
         return await self._once(lambda backend: backend.services())
 
     async def list(self, service: str) -> Snapshot:
-        """All of a service, asked now and not kept. Raises RegistryUnavailable or TimeoutError when there is no answer."""
+        """All of a service whose addresses pass, asked now and not kept. Raises RegistryUnavailable or TimeoutError when there is
+        no answer."""
         name = service_name(service)
         listing = await self._once(lambda backend: backend.list(name))
-        return Snapshot(name, ordered(listing.instances), 1, self.clock.monotonic(), "live")
+        refusals = {one.id: self.settings.addresses.refusal(one.host) for one in listing.instances}
+        for one in listing.instances:
+            if refusals[one.id] is not None:
+                self.tell("registry.denied", service=name, which=f"{one.id} at {one.host}", reason=refusals[one.id])
+        passed = ordered(one for one in listing.instances if refusals[one.id] is None)
+        return Snapshot(name, passed, 1, self.clock.monotonic(), "live")
 
     async def set_state(self, service: str, id: str, state: State) -> bool:
         """Change the state of anybody's record, as an operator does: "draining" takes it out of service, "ready" back in. Its

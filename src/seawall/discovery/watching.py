@@ -59,7 +59,7 @@ class Watching:
         port = self._registry.clock.tasks
         until = None if seconds is None else port.now() + seconds
         while not self.snapshot.known and (until is None or port.now() < until):
-            await self._next(None if until is None else until - port.now())
+            await self._next(self.snapshot.revision, None if until is None else until - port.now())
         return self.snapshot
 
     def first_sync(self, seconds: float | None = None) -> Snapshot:
@@ -71,7 +71,7 @@ class Watching:
         seen = -1
         while True:
             while (snapshot := self.snapshot).revision == seen:
-                await self._next(None)
+                await self._next(seen, None)
             seen = snapshot.revision
             yield snapshot
 
@@ -127,11 +127,12 @@ class Watching:
 
                 getLogger("seawall.discovery").exception("callback %r failed on a snapshot of %s", callback, self._service)
 
-    async def _next(self, seconds: float | None) -> None:
-        """Wait for the next snapshot."""
+    async def _next(self, seen: int, seconds: float | None) -> None:
+        """Wait for a snapshot with another revision than `seen`."""
         event: AsyncEvent = self._registry.clock.tasks.event()
         unsubscribe = self.subscribe(lambda _: event.set())
         try:
-            await event.wait(seconds)
+            if self.snapshot.revision == seen:  # asked after subscribing: the watch may run in another thread
+                await event.wait(seconds)
         finally:
             unsubscribe()
