@@ -110,6 +110,20 @@ def test_the_brake_counts_those_who_go_one_by_one_in_a_short_time() -> None:
     assert [slow.heed(brake, at * 11, fleet[at:], fleet[at + 1 :]) for at in range(4)] == [()] * 4
 
 
+def test_the_brake_forgets_at_its_moments_and_not_before() -> None:
+    """A bound that is off by one heartbeat keeps dead instances, or drops live ones, once in a while and never in a test."""
+    brake, fleet = Brake(hold="10s", empty_hold="1min"), tuple(Instance("a", port=port) for port in range(1, 6))  # type: ignore[arg-type]
+    assert (brake.hold, brake.empty_hold) == (10.0, 60.0)
+    doubting = BrakeState()
+    doubting.doubt(10.0)
+    assert doubting.heed(brake, 9.9, fleet, fleet[1:]) == ("127.0.0.1:1",)
+    assert doubting.heed(brake, 10.0, fleet[1:], fleet[2:]) == ()
+    recent, later = BrakeState(), BrakeState()
+    for state, pause, held in ((recent, 9.9, 1), (later, 10.0, 0)):
+        state.heed(brake, 0.0, fleet, fleet[2:])
+        assert len(state.heed(brake, pause, fleet[2:], fleet[3:])) == held
+
+
 @pytest.mark.parametrize(
     ("wrong", "complaint"),
     [({"share": 0}, "share"), ({"share": 1.1}, "share"), ({"hold": -1}, "hold"), ({"probe_every": 0}, "probe_every")],
