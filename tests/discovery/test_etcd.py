@@ -191,6 +191,24 @@ def test_a_compacted_revision_leads_to_a_new_list(server: Server) -> None:
     asyncio.run(asyncio.wait_for(scenario(), 20))
 
 
+def test_a_record_that_changes_faster_than_its_heart_beats_lives_on(server: Server) -> None:
+    """Writing a key renews no lease: an instance that flaps between states would vanish for a moment once per ttl."""
+
+    async def scenario() -> None:
+        registry = opened(server, ttl=2)
+        async with registry.register(Instance("payments", port=1)) as one, registry.watch("payments") as watch:
+            await eventually(lambda: len(ids(watch.snapshot)) == 1)
+            fewest = [1]
+            watch.subscribe(lambda snapshot: fewest.append(len(snapshot.instances)))
+            for turn in range(20):
+                await asyncio.sleep(0.2)
+                await one.set_state("draining" if turn % 2 == 0 else "ready")
+            assert one.snapshot().losses == 0
+            assert min(fewest) == 1
+
+    asyncio.run(scenario())
+
+
 def test_an_operators_order_is_kept_by_the_owner(server: Server) -> None:
     """An instance that is drained by hand must not announce itself again at its next beat; its lease goes on."""
 

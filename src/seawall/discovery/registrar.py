@@ -220,18 +220,18 @@ class Registration:
         """Beat until there is something else to announce, or the end; every third beat reads the record back."""
         assert self._hold is not None
         port, backend, period = self._registry.clock.tasks, self._need(), self._ttl / BEATS_PER_TTL
-        due, beats = port.now() + period, 0
+        due = port.now() + period
         while True:
             await self._wake.wait(max(0.0, due - port.now()))
             if self._leaving or self._instance is not self._hold.instance:
                 return
             if port.now() < due:
                 continue
-            due, beats = port.now() + period, beats + 1
+            due = port.now() + period
             await self._ask(backend.beat, self._hold)
-            if beats % BEATS_PER_CHECK == 0:
-                self._compare(await self._ask(backend.check, self._hold))
             self._beats += 1
+            if self._beats % BEATS_PER_CHECK == 0:
+                self._compare(await self._ask(backend.check, self._hold))
 
     def _compare(self, found: Instance) -> None:
         """The record that was read back: an operator's word about the state is taken, any other change is put right."""

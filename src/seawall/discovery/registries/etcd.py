@@ -83,8 +83,11 @@ class EtcdBackend(Backend):
     # --- writing
 
     async def put(self, hold: Hold) -> None:
-        """Grant a lease unless there is one, and write the key under it. The first write takes the key over; later ones do so
-        only while nobody else has it."""
+        """Renew the lease, or grant one, and write the key under it. The first write takes the key over; later ones do so only
+        while nobody else has it."""
+        if hold.lease is not None:
+            with suppress(Lost):
+                await self.beat(hold)
         if hold.lease is None:
             granted = await self._ask("/v3/lease/grant", {"TTL": str(math.ceil(hold.ttl))})
             hold.lease = granted["ID"]
@@ -93,8 +96,9 @@ class EtcdBackend(Backend):
                 await self._ask("/v3/kv/put", self._pair(hold))
             else:
                 await self._put_own(hold, hold.instance)
-        except Lost:
-            hold.lease = None
+        except Lost as lost:
+            if not isinstance(lost, Taken):
+                hold.lease = None
             raise
 
     async def beat(self, hold: Hold) -> None:
