@@ -13,8 +13,13 @@ from pathlib import Path
 
 from benchmarks.measure import Row
 
-AREAS = ("guard", "limit", "import")
-MODULES = {"guard": "benchmarks.guard", "limit": "benchmarks.limit", "import": "benchmarks.importing"}
+MODULES = {
+    "guard": "benchmarks.guard",
+    "limit": "benchmarks.limit",
+    "import": "benchmarks.importing",
+    "discovery": "benchmarks.discovery",
+}
+AREAS = tuple(MODULES)
 
 
 def main(arguments: list[str] | None = None) -> int:

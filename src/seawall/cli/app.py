@@ -21,6 +21,10 @@ app.command("seawall.cli.demo:demo", name="demo")
 settings = App(name="config", help="What a configuration says, and where each value comes from.")
 settings.command("seawall.cli.config:show", name="show")
 app.command(settings)
+registry = App(name="registry", help="Look into a registry, and change what stands there.")
+for verb in ("ls", "watch", "register", "drain"):
+    registry.command(f"seawall.cli.registry:{verb}", name=verb)
+app.command(registry)
 
 
 def run(argv: Sequence[str]) -> int:

@@ -193,6 +193,25 @@ class _Job:
             self._clock._busy -= 1
 
 
+class _Delivery:
+    """The answer of a worker thread on its way to the loop: time holds still until it has arrived."""
+
+    def __init__(self, clock: VirtualClock) -> None:
+        self._clock = clock
+        self._travels = self._arrived = False
+
+    def begin(self) -> None:
+        with self._clock._changed:
+            if not self._arrived:
+                self._travels = True
+                self._clock._busy += 1
+
+    def end(self, _: object) -> None:
+        with self._clock._changed:
+            self._arrived = True
+            self._clock._busy -= self._travels
+
+
 def _virtualise(clock: VirtualClock, loop: Any) -> Callable[[], None]:
     """Give a loop the clock's time: where it would block for a timer, time jumps instead. The result undoes it."""
     selector = getattr(loop, "_selector", None)
@@ -215,13 +234,18 @@ def _virtualise(clock: VirtualClock, loop: Any) -> Callable[[], None]:
         return []
 
     def run_in_executor(executor: Any, function: Any, *args: Any) -> Any:
-        job = clock.job()
+        job, delivery = clock.job(), _Delivery(clock)
 
         def work() -> Any:
             with job:
-                return function(*args)
+                try:
+                    return function(*args)
+                finally:
+                    delivery.begin()
 
-        return real_executor(executor, work)
+        future = real_executor(executor, work)
+        future.add_done_callback(delivery.end)
+        return future
 
     async def shutdown_default_executor(*args: Any, **kwargs: Any) -> None:
         restore()  # the end of a loop waits for its threads with a limit of its own, in real time
