@@ -18,12 +18,13 @@ from seawall.testing import VirtualClock
 class Switch:
     """How the registry behaves now, and what was asked of it.
 
-    away: questions fail at once. frozen: questions and watches say nothing. deaf: watches say nothing, questions are answered.
+    away: questions fail at once. cut: watches do. frozen: questions and watches say nothing. deaf: watches say nothing,
+    questions are answered.
     told: a list that is told instead of the truth.
     """
 
     def __init__(self) -> None:
-        self.away = self.frozen = self.deaf = False
+        self.away = self.frozen = self.deaf = self.cut = False
         self.told: tuple[Instance, ...] | None = None
         self.asked: list[tuple[float, str]] = []
 
@@ -52,6 +53,8 @@ class Scripted(MemoryBackend):
     async def follow(self, service: str, listing: Listing) -> AsyncIterator[Listing]:
         await self._pass("follow")
         while True:
+            if self.switch.cut:
+                raise RegistryUnavailable("scripted: cut")
             await self.clock.tasks.sleep(0.05)
             if self.switch.deaf or self.switch.frozen:
                 continue

@@ -42,6 +42,24 @@ def test_the_last_list_is_kept_while_the_registry_is_away_and_forgotten_when_it_
     ]
 
 
+def test_a_registry_that_answers_but_cannot_be_followed_is_asked_now_and_then() -> None:
+    """Some proxies cut every stream: the list is still live, and must not be asked for ten times a second."""
+
+    async def scenario(stage: Stage) -> None:
+        stage.switch.told = THREE
+        stage.switch.cut = True
+        sources: set[str] = set()
+        async with stage.registry.watch("payments") as watch:
+            watch.subscribe(lambda snapshot: sources.add(snapshot.source))
+            await stage.clock.asleep(60)
+            stage.switch.told = (*THREE, Instance("payments", port=4))
+            await stage.until(lambda: len(ids(watch.snapshot)) == 4, 1.1)
+        assert sources == {"live"}
+        assert 40 <= len(stage.switch.of("list")) <= 250
+
+    play(scenario)
+
+
 def test_a_list_may_be_kept_for_ever() -> None:
     """Where addresses are never reused, the last list beats none for as long as it takes."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -221,7 +221,7 @@ def _virtualise(clock: VirtualClock, loop: Any) -> Callable[[], None]:
     real_select, real_executor = selector.select, loop.run_in_executor
 
     def select(timeout: float | None = None) -> Any:
-        if timeout is not None and timeout > 0 and _tidied(loop._seawall_lanes):
+        if timeout is not None and timeout > 0 and _tidied(getattr(loop, "_seawall_lanes", ())):
             timeout = 0  # a timer was set that nobody waits for any more; the loop looks again
         if timeout is None or timeout <= 0:
             return real_select(timeout)
@@ -265,7 +265,7 @@ def _virtualise(clock: VirtualClock, loop: Any) -> Callable[[], None]:
     return restore
 
 
-def _tidied(lanes: list[Any]) -> bool:
+def _tidied(lanes: Iterable[Any]) -> bool:
     """Take back the timers that nobody waits for; whether there were any."""
     changed = [lane.tidy() for lane in lanes]
     return any(changed)
