@@ -30,7 +30,18 @@ COMMANDS: dict[str, list[str]] = {
     "granian-uvloop": ["granian", "--interface", "asgi", "--port", "{port}", "--loop", "uvloop", "served:app"],
     "gunicorn-uvicorn": ["gunicorn", "served:app", "-b", "127.0.0.1:{port}", "-k", "uvicorn_worker.UvicornWorker", "-w", "2"],
     "gunicorn-asgi": ["gunicorn", "served:app", "-b", "127.0.0.1:{port}", "-k", "asgi", "-w", "1"],
-    "gunicorn-gthread": ["gunicorn", "served:wsgi", "-c", "served.py", "-b", "127.0.0.1:{port}", "-k", "gthread", "--threads", "8"],
+    "gunicorn-gthread": [
+        "gunicorn",
+        "served:wsgi",
+        "-c",
+        "served.py",
+        "-b",
+        "127.0.0.1:{port}",
+        "-k",
+        "gthread",
+        "--threads",
+        "8",
+    ],
 }
 
 
@@ -135,7 +146,7 @@ class Connection:
     def close(self) -> None:
         """Close it."""
         if self._streams is not None:
-            self._streams[1].close()
+            self._streams[1].transport.abort()
             self._streams = None
 
 

@@ -106,6 +106,10 @@ wsgi = wsgi_health.install(plain)
 
 
 def post_worker_init(worker: object) -> None:
-    """gunicorn calls this in each worker: its signal handlers stand, and the application is loaded."""
-    wsgi_health.drain_threads(SpokenSync(), timeout=5).start()
+    """gunicorn calls this in each worker: its signal handlers stand, and the application is loaded.
+
+    Read as a configuration file this is not the module that serves, so the module is asked for its own health."""
+    import served
+
+    served.wsgi_health.drain_threads(SpokenSync(), timeout=5).start()
     say("started")

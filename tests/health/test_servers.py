@@ -7,7 +7,6 @@ import contextlib
 import json
 import signal
 import time
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -27,10 +26,6 @@ EVERY = [*ASGI, "gunicorn-gthread"]
 WORKERS = {"uvicorn-workers": 2, "hypercorn-workers": 2, "gunicorn-uvicorn": 2}
 
 
-def exits(words: Iterator[dict[str, Any]]) -> list[str]:
-    return [word["word"] for word in words if word["word"].startswith(("drain.", "d"))]
-
-
 async def eventually(true: Any, within: float = 15.0) -> None:
     until = time.monotonic() + within
     while not true():
@@ -46,7 +41,7 @@ def test_no_request_fails_when_a_server_is_terminated_under_traffic(kind: str, s
         async with start(kind) as leaving, start("uvicorn") as staying:
             async with client([leaving.port, staying.port], rate=100, lag=0.15) as calls:
                 calls.follow(leaving)
-                await eventually(lambda: calls.by_port[leaving.port] > 50)
+                await eventually(lambda: calls.by_port[leaving.port] > 50 and leaving.said("started") == WORKERS.get(kind, 1))
                 leaving.terminate()
                 await leaving.ended()
                 await asyncio.sleep(0.3)
@@ -66,9 +61,10 @@ def test_a_draining_server_is_alive_not_ready_and_serves_on(kind: str, start: An
 
     async def scene() -> None:
         async with start(kind, propagation=2.0) as server:
+            workers = WORKERS.get(kind, 1)
+            await eventually(lambda: server.said("started") == workers)
             assert (await ask(server.port, "/readyz"))[0] == 200
             server.terminate()
-            workers = WORKERS.get(kind, 1)
             await eventually(lambda: server.said("deregistered") == workers)
             status, headers, body = await ask(server.port, "/readyz")
             assert (status, headers["content-type"]) == (503, "application/health+json")

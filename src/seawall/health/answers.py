@@ -75,8 +75,7 @@ class Answers:
     def _ready_check(self, check: Check, now: float) -> CheckReport:
         status = check.rule.status(check.standing, now)
         why = self._stays(check) if check.critical and status is Status.FAIL else None
-        report = self._told(check, status, now, tolerated=why is not None)
-        return report
+        return self._told(check, status, now, tolerated=why is not None)
 
     def _once(self, check: Check, now: float) -> Status:
         return Status.PASS if check.passed_once else check.rule.status(check.standing, now)

@@ -1,4 +1,6 @@
-"""The ASGI door: five paths are answered from memory, everything else passes, counted; while draining, answers close connections."""
+"""The ASGI door: five paths are answered from memory, everything else passes, counted; while draining, answers close
+connections.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,9 @@ PATHS: Final[dict[str, Group]] = {
 
 
 def paths_under(prefix: str) -> dict[str, Group]:
-    """The five paths, under a prefix. Raises ValueError when it is not empty, and does not begin with a slash or ends with one."""
+    """The five paths, under a prefix. Raises ValueError when it is not empty, and does not begin with a slash or ends with
+    one.
+    """
     if prefix and (not prefix.startswith("/") or prefix.endswith("/")):
         raise ValueError(f'prefix must be empty or like "/internal"; got {prefix!r}')
     return {prefix + path: group for path, group in PATHS.items()}
@@ -97,7 +101,9 @@ class HealthAsgi:
         await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else body})
 
     def _closing(self, scope: Scope, send: Send) -> Send:
-        """`send`, which asks for the connection to be closed while we drain. HTTP/2 has no such header: its servers say GOAWAY."""
+        """`send`, which asks for the connection to be closed while we drain. HTTP/2 has no such header: its servers say
+        GOAWAY.
+        """
         health = self._health
         if scope.get("http_version", "1.1") not in ("1.0", "1.1"):
             return send

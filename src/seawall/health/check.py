@@ -19,7 +19,10 @@ if TYPE_CHECKING:
 Group = Literal["live", "ready", "startup"]
 _SECRETS: Final = (
     (re.compile(r"(?<=//)[^/@\s]*@"), "***@"),
-    (re.compile(r"(?i)\b(password|passwd|pwd|secret|token|api_?key|authorization)(\s*[=:]\s*)(?:bearer\s+)?[^\s,;&'\"]+"), r"\1\2***"),
+    (
+        re.compile(r"(?i)\b(password|passwd|pwd|secret|token|api_?key|authorization)(\s*[=:]\s*)(?:bearer\s+)?[^\s,;&'\"]+"),
+        r"\1\2***",
+    ),
 )
 
 
@@ -99,7 +102,7 @@ def _set(done: Any) -> bool:
 
 def is_async(function: Callable[..., Any]) -> bool:
     """Whether calling it gives a coroutine."""
-    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(getattr(function, "__call__", None))
+    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(type(function).__call__)
 
 
 def read(answer: object) -> Finding:

@@ -4,8 +4,8 @@ Servers close their listeners as soon as they get the signal, long before they e
 the signal when the application has started is put aside, kept, and called once we are ready to close. Three ways exist:
 
 - handlers of the process (`signal.signal`): uvicorn, gunicorn's sync and uvicorn workers, plain programs;
-- handlers of the event loop (`loop.add_signal_handler`): granian, gunicorn's ASGI worker, hypercorn, many gRPC programs. Loops keep them
-  in a table that is not public: asyncio's is an attribute, uvloop's is found among what the loop refers to;
+- handlers of the event loop (`loop.add_signal_handler`): granian, gunicorn's ASGI worker, hypercorn, many gRPC programs. Loops
+  keep them in a table that is not public: asyncio's is an attribute, uvloop's is found among what the loop refers to;
 - hypercorn's own wait for a shutdown trigger, because its worker processes get no signal but an event of their parent.
 
 Signals belong to the main thread. Elsewhere no door can be held, and none is.
@@ -27,10 +27,14 @@ SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGBREA
 
 
 class Door(Protocol):
-    """One way to ask the process to end. handled: whether somebody else than the system's default heard it before us."""
+    """One way to ask the process to end. number: its signal, 0 for none."""
+
+    number: int
 
     @property
-    def handled(self) -> bool: ...
+    def handled(self) -> bool:
+        """Whether it led to anybody before us."""
+        ...
 
     def release(self) -> None:
         """Put back what stood there before."""
@@ -54,7 +58,7 @@ class ProcessDoor:
         """Whether somebody handled the signal before us."""
         return callable(self._before)
 
-    def _caught(self, number: int, frame: FrameType | None) -> None:
+    def _caught(self, number: int, _: FrameType | None) -> None:
         self._ask(number)
 
     def release(self) -> None:
@@ -97,6 +101,7 @@ class HypercornDoor:
     """Hypercorn waits for its trigger by a function of its module, looked up after the lifespan has started."""
 
     handled = True
+    number = 0
 
     def __init__(self, loop: asyncio.AbstractEventLoop, module: Any, ask: Ask) -> None:
         self._module = module
@@ -106,7 +111,8 @@ class HypercornDoor:
 
         async def raise_shutdown(trigger: Callable[..., Any]) -> None:
             if asyncio.get_running_loop() is not loop:
-                return await before(trigger)
+                await before(trigger)
+                return
             self._waits = True
             asked = asyncio.ensure_future(trigger())
             opened = asyncio.ensure_future(self._open.wait())
@@ -118,7 +124,7 @@ class HypercornDoor:
             finally:
                 asked.cancel()
                 opened.cancel()
-            return await before(_at_once)
+            await before(_at_once)
 
         module.raise_shutdown = self._ours = raise_shutdown
 
@@ -164,8 +170,24 @@ def _handlers_of(loop: asyncio.AbstractEventLoop) -> dict[int, Any] | None:
     table = getattr(loop, "_signal_handlers", None)
     if isinstance(table, dict):
         return table
-    signals = set(signal.valid_signals())
-    for candidate in gc.get_referents(loop):
-        if type(candidate) is dict and candidate and signals.issuperset(candidate):
-            return candidate
+    tables = [found for found in gc.get_referents(loop) if type(found) is dict]
+    for name in ("SIGUSR2", "SIGUSR1", "SIGWINCH", "SIGURG"):
+        number = getattr(signal, name, None)
+        if number is not None and signal.getsignal(number) is signal.SIG_DFL and not any(number in found for found in tables):
+            return _that_takes(loop, tables, number)
     return None
+
+
+def _that_takes(loop: asyncio.AbstractEventLoop, tables: list[dict[int, Any]], number: int) -> dict[int, Any] | None:
+    """Which of a loop's tables a signal handler goes to, found by adding one for a signal that nobody uses."""
+    try:
+        loop.add_signal_handler(number, _nothing)
+    except (NotImplementedError, RuntimeError, ValueError):
+        return None
+    found = [table for table in tables if number in table]
+    loop.remove_signal_handler(number)
+    return found[0] if len(found) == 1 else None
+
+
+def _nothing() -> None:
+    """A handler for the moment in which it is looked for."""

@@ -2,9 +2,9 @@
 
     serving ──signal──> draining ──deregistered, delay over──> closing ──in flight finished──> done
 
-Draining: /readyz says 503 and /livez 200, answers ask for their connection to be closed, the registration says "draining" and is taken
-out, and every request is served as ever. Closing: the server hears the signal, closes its listeners and finishes what is in flight;
-what is still under way when the time is over is cut.
+Draining: /readyz says 503 and /livez 200, answers ask for their connection to be closed, the registration says "draining" and
+is taken out, and every request is served as ever. Closing: the server hears the signal, closes its listeners and finishes what
+is in flight; what is still under way when the time is over is cut.
 """
 
 from __future__ import annotations
@@ -55,7 +55,9 @@ class Stoppable(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class DrainSnapshot:
-    """Where a drain is. delay: seconds of serving on, and reason: what they were computed from. in_flight: requests at the doors."""
+    """Where a drain is. delay: seconds of serving on, and reason: what they were computed from. in_flight: requests at the
+    doors.
+    """
 
     state: State
     delay: float
@@ -102,14 +104,15 @@ class Drain:
     """One way out, for `async with` in the lifespan. SIGTERM and SIGINT begin it.
 
     registration: what to take out of the registry: one, a list, or None. delay: seconds to go on serving after that; 0 = none; a
-        `Propagation` says what is known; default None = computed from the registration, the probes that were seen, and the platform.
+        `Propagation` says what is known; default None = computed from the registration, the probes that were seen, and the
+        platform.
     timeout: seconds that requests in flight may take once the listeners are closed, > 0. Default 20.
     grace: seconds after which the platform kills, > 0. Default 30, as in Kubernetes. delay + timeout + 2 must fit into it.
     server: one that no signal ends (grpc, grpc.aio); default None = whoever handled the signal before us.
 
-    A second SIGINT ends the delay at once; a second SIGTERM changes nothing. Leaving the block without a signal takes the instance out
-    without any delay: nobody sends us traffic after the lifespan. Off the main thread no signal can be held: then this is all it does,
-    unless `begin` is called.
+    A second SIGINT ends the delay at once; a second SIGTERM changes nothing. Leaving the block without a signal takes the
+    instance out without any delay: nobody sends us traffic after the lifespan. Off the main thread no signal can be held: then
+    this is all it does, unless `begin` is called.
 
     Raises TypeError or ValueError naming the parameter, its range and the value.
     """
@@ -163,7 +166,9 @@ class Drain:
         self._closed.set()
 
     async def wait(self) -> None:
-        """Wait, in a program that no server keeps alive, until it is time to close: `async with health.drain(): await drain.wait()`."""
+        """Wait, in a program that no server keeps alive, until it is time to close: `async with health.drain(): await
+        drain.wait()`.
+        """
         self._waiters += 1
         try:
             await self._closed.wait()
@@ -236,14 +241,18 @@ class Drain:
     def _open(self) -> None:
         """Let the server hear it. Without any server, and with nobody in `wait`, the signal does what it does by default."""
         number = self._signal or signal.SIGTERM
-        others = [door for door in self._doors if isinstance(door, doors.HypercornDoor)]
-        ends_elsewhere = any([door.pass_on() for door in others]) or self._server is not None or self._waiters > 0
+        ends_elsewhere = self._server is not None or self._waiters > 0
+        for door in self._doors:
+            if isinstance(door, doors.HypercornDoor):
+                ends_elsewhere = door.pass_on() or ends_elsewhere
+        heard = ends_elsewhere
         for door in self._doors:
             if door.handled or not ends_elsewhere:  # by default a second signal would kill what is still in flight
                 door.release()
-        own = [door for door in self._doors if door not in others and getattr(door, "number", None) == number]
-        heard = any([door.pass_on() for door in own])
-        if not heard and not ends_elsewhere and self._signal is not None:
+        for door in self._doors:
+            if door.number == number:
+                heard = door.pass_on() or heard
+        if not heard and self._signal is not None:
             signal.raise_signal(number)
 
     async def _cut_the_rest(self) -> None:
@@ -266,6 +275,6 @@ def _several(registration: Any) -> tuple[Any, ...]:
     found = tuple(registration) if isinstance(registration, (list, tuple)) else (registration,)
     for one in found:
         for verb in ("draining", "deregister"):
-            if not callable(getattr(one, verb, None)):
+            if not callable(getattr(one, verb, None)) and not callable(getattr(one, f"{verb}_sync", None)):
                 raise TypeError(f"registration must have draining() and deregister(); got {one!r}")
     return found

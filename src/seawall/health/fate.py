@@ -1,9 +1,10 @@
 """The shared-fate rule: a dependency that fails for everybody must not take everybody out.
 
-An instance whose check fails leaves the traffic to those for whom it passes. When there are none, leaving helps nobody: callers get
-refused connections instead of an honest error, a fallback or a cached answer, and the rest of the service is gone as well. So a floor
-of instances stays: those that come first in a rendezvous hash of the check's name and the instances' ids, which all compute alike
-without a word (Thaler and Ravishankar, "Using name-based mappings to increase hit rates", 1998). When nobody knows who the peers are, all stay.
+An instance whose check fails leaves the traffic to those for whom it passes. When there are none, leaving helps nobody:
+callers get refused connections instead of an honest error, a fallback or a cached answer, and the rest of the service is gone
+as well. So a floor of instances stays: those that come first in a rendezvous hash of the check's name and the instances' ids,
+which all compute alike without a word (Thaler and Ravishankar, "Using name-based mappings to increase hit rates", 1998). When
+nobody knows who the peers are, all stay.
 """
 
 from __future__ import annotations
@@ -30,10 +31,11 @@ class Peer:
 class SharedFate:
     """Which instances stay ready when a critical check fails for all of them.
 
-    me: this instance's id, as in the registry. peers: gives all instances of the service, with what fails for each, or None when that
-        is not known; asked when a check of ours fails, so it must answer from memory, as a watcher's snapshot does.
+    me: this instance's id, as in the registry. peers: gives all instances of the service, with what fails for each, or None
+        when that is not known; asked when a check of ours fails, so it must answer from memory, as a watcher's snapshot does.
     floor: how many stay: a share in (0, 1] of the instances, rounded up, or a whole number >= 1. Default 0.5.
-    tell: called with the frozenset of our failing critical checks whenever it changes, so that our peers hear of it; default None.
+    tell: called with the frozenset of our failing critical checks whenever it changes, so that our peers hear of it; default
+        None.
 
     Raises TypeError or ValueError naming the parameter, its range and the value.
     """
@@ -67,7 +69,9 @@ class SharedFate:
         place = rank(check, self.me, ids)
         if place >= self.places(len(ids)):
             return None
-        return f"it fails for all {len(ids)} instances, and this one is number {place + 1} of the {self.places(len(ids))} that stay"
+        return (
+            f"it fails for all {len(ids)} instances, and this one is number {place + 1} of the {self.places(len(ids))} that stay"
+        )
 
     def places(self, instances: int) -> int:
         """How many of so many instances stay."""

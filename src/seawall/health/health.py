@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from seawall.health.drain import Drain, Registration, Stoppable
+    from seawall.health.drain_threads import DrainThreads, SyncRegistration
     from seawall.health.propagation import Propagation
 
 F = TypeVar("F", bound=Callable[[], Any])
@@ -223,7 +224,9 @@ class Health:
         check.wall = self.clock.wall()
         check.passed_once = check.passed_once or check.standing.settled in (Status.PASS, Status.WARN)
         if changed:
-            self.emit("health.check", check=check.name, group=check.group, status=str(check.standing.settled), output=finding.output)
+            self.emit(
+                "health.check", check=check.name, group=check.group, status=str(check.standing.settled), output=finding.output
+            )
             self.publish()
 
     # --- what it says
@@ -239,7 +242,9 @@ class Health:
         return self._answers.failing()
 
     def drain_begins(self) -> None:
-        """From now on this instance is not ready, whatever its checks say, and its answers ask for the connection to be closed."""
+        """From now on this instance is not ready, whatever its checks say, and its answers ask for the connection to be
+        closed.
+        """
         self.draining = True
         self.publish()
 
@@ -256,7 +261,9 @@ class Health:
             if self._told.get(group) is not report.status:
                 changed = True
                 before, self._told[group] = self._told.get(group), report.status
-                self.emit("health.changed", group=group, status=str(report.status), before=before and str(before), reason=report.reason)
+                self.emit(
+                    "health.changed", group=group, status=str(report.status), before=before and str(before), reason=report.reason
+                )
         failing = self.failing
         if self.fate is not None and self.fate.tell is not None and failing != self._told_failing:
             self._told_failing = failing
@@ -290,8 +297,9 @@ class Health:
         """Answer /livez, /readyz, /startupz, /health (alive) and /ready in front of an application, and return what to serve.
 
         Starlette, FastAPI and Flask are changed in place and returned; any other ASGI or WSGI callable (Django's too) is
-        wrapped, so serve what this returns. Only GET and HEAD of those very paths are answered, and a route of the application's own
-        goes first; everything else passes. The checks start with the application's lifespan, or with its first request.
+        wrapped, so serve what this returns. Only GET and HEAD of those very paths are answered, and a route of the
+        application's own goes first; everything else passes. The checks start with the application's lifespan, or with its
+        first request.
         prefix: put before the paths, such as "/internal". Default "".
 
         Raises TypeError for what is neither an ASGI nor a WSGI application, ValueError for a prefix without its slash.
@@ -313,6 +321,20 @@ class Health:
         from seawall.health.drain import Drain
 
         return Drain(self, registration, delay=delay, timeout=timeout, grace=grace, server=server)
+
+    def drain_threads(
+        self,
+        registration: SyncRegistration | None = None,
+        *,
+        delay: float | Propagation | None = None,
+        timeout: float = 20.0,
+        grace: float = 30.0,
+        server: Stoppable | None = None,
+    ) -> DrainThreads:
+        """Leave gracefully without an event loop: `with` around the serving, or `.start()` in gunicorn's `post_worker_init`."""
+        from seawall.health.drain_threads import DrainThreads
+
+        return DrainThreads(self, registration, delay=delay, timeout=timeout, grace=grace, server=server)
 
 
 def guarded(who: str, function: Callable[..., object], *args: Any) -> None:

@@ -33,12 +33,14 @@ def install(health: Health, app: Any, *, prefix: str) -> Any:
 
 def is_asgi(app: Any) -> bool:
     """Whether a callable is an ASGI application: asynchronous, or of three arguments."""
-    if inspect.iscoroutinefunction(app) or inspect.iscoroutinefunction(getattr(app, "__call__", None)):
+    if inspect.iscoroutinefunction(app) or inspect.iscoroutinefunction(type(app).__call__):
         return True
     try:
         parameters = inspect.signature(app).parameters.values()
     except (TypeError, ValueError) as unreadable:
-        raise TypeError(f"cannot tell whether {app!r} is an ASGI or a WSGI application; wrap it with HealthAsgi or HealthWsgi") from unreadable
+        raise TypeError(
+            f"cannot tell whether {app!r} is an ASGI or a WSGI application; wrap it with HealthAsgi or HealthWsgi"
+        ) from unreadable
     positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
     needed = [p for p in parameters if p.kind in positional and p.default is inspect.Parameter.empty]
     if len(needed) not in (2, 3):

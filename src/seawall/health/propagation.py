@@ -9,7 +9,7 @@ from typing import Final
 from seawall.core import units
 
 UNKNOWN: Final = 5.0  # seconds, when nothing at all is known
-KUBERNETES: Final = 5.0  # seconds in which endpoint slices, kube-proxy and ingresses usually follow; the platform tells nobody more
+KUBERNETES: Final = 5.0  # seconds in which endpoint slices, kube-proxy and ingresses usually follow
 
 
 @dataclass(frozen=True, kw_only=True)

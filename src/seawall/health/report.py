@@ -1,4 +1,6 @@
-"""What a group says: a frozen answer, made from memory, and its body as application/health+json (draft-inadarei-api-health-check-06)."""
+"""What a group says: a frozen answer, made from memory, and its body as application/health+json
+(draft-inadarei-api-health-check-06).
+"""
 
 from __future__ import annotations
 

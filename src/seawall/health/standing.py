@@ -1,8 +1,8 @@
 """What a check's results mean over time: the rule of rise, fall and expiry. Pure: `now` is a number, nothing waits.
 
-A first result settles at once, unless `rise` asks for more. From then on `fall` failures in a row turn a check to "fail", and `rise`
-good results in a row turn it back. A result that is older than `expires` says nothing any more: the check is "unknown", and after
-as long again it fails, because whoever should look has died.
+A first result settles at once, unless `rise` asks for more. From then on `fall` failures in a row turn a check to "fail", and
+`rise` good results in a row turn it back. A result that is older than `expires` says nothing any more: the check is "unknown",
+and after as long again it fails, because whoever should look has died.
 """
 
 from __future__ import annotations

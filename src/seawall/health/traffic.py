@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
+from itertools import pairwise
 from typing import Any, Final
 
 PROBES: Final = 9  # moments of probes that are remembered: eight gaps
@@ -43,5 +44,5 @@ class Traffic:
         moments = list(self._probes)
         if len(moments) < LEAST_PROBES:
             return None
-        gap = max(later - earlier for earlier, later in zip(moments, moments[1:], strict=False))
+        gap = max(later - earlier for earlier, later in pairwise(moments))
         return gap if gap <= LONGEST_GAP else None
