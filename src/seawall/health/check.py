@@ -45,6 +45,11 @@ class Check:
         self.wall: float | None = None  # time of day of the last result
         self._thread: threading.Thread | None = None
 
+    @property
+    def over(self) -> bool:
+        """Whether nobody needs to look any more: a start happens once."""
+        return self.group == "startup" and self.passed_once
+
     async def run(self, clock: Clock) -> Finding:
         """Run the function once; whatever it does within the time limit becomes a finding."""
         timer = clock.tasks.timer(self.rule.timeout)

@@ -206,7 +206,7 @@ class Health:
         """See to it that every check is looked at, and tell who listens what has changed."""
         for check in self.checks():
             task = self._watches.get(check)
-            if task is None or (task.done() and not check.passed_once):
+            if task is None or (task.done() and not check.over):
                 check.rule.begin(check.standing, self.clock.monotonic())
                 self._watches[check] = contextvars.Context().run(self.clock.tasks.spawn, self._watching, check)
         self.publish()
@@ -215,7 +215,7 @@ class Health:
         port = self.clock.tasks
         while True:
             self._settle(check, await check.run(self.clock))
-            if check.group == "startup" and check.passed_once:
+            if check.over:
                 return
             await port.sleep(check.rule.every * (0.9 + 0.2 * port.random()))
 

@@ -108,7 +108,7 @@ class CheckRule:
     def settle(self, standing: Standing, now: float, finding: Finding) -> bool:
         """Take in what one run found; whether that changed the status."""
         before = self.status(standing, now)
-        if before is Status.UNKNOWN or self._expired(standing, now):
+        if self._expired(standing, now):
             standing.settled, standing.streak = Status.UNKNOWN, 0
         bad = finding.status is Status.FAIL
         same = standing.streak > 0 and bad == (standing.last.status is Status.FAIL)
