@@ -225,7 +225,7 @@ def test_liveness_fails_only_when_the_loop_does_not_run() -> None:
             assert health.report("live").status is Status.PASS
             thread = threading.Thread(target=ask)
             thread.start()
-            time.sleep(1.3)  # noqa: ASYNC251 - the loop is stuck, on purpose
+            time.sleep(1.3)
             thread.join()
             await asyncio.sleep(0.6)
             said.append(str(health.report("live").status))

@@ -216,6 +216,7 @@ class Drain:
         finally:
             timer.cancel()
         self._pass("closing", in_flight=self._health.traffic.in_flight)
+        self._health.closes()
         self._closed.set()
         if self._server is not None:
             stopping = self._server.stop(self.plan.timeout)

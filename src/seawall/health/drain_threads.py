@@ -129,6 +129,7 @@ class DrainThreads:
         self._take_out()
         self._health.clock.wait(self._hurry, delay)
         self._pass("closing", in_flight=self._health.traffic.in_flight)
+        self._health.closes()
         self._closed.set()
         if self._server is not None:
             stopping = self._server.stop(self.plan.timeout)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, TypeVar, overload
 
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from seawall.health.drain import Drain, Registration, Stoppable
     from seawall.health.drain_threads import DrainThreads, SyncRegistration
+    from seawall.health.own_port import OwnPort
     from seawall.health.propagation import Propagation
 
 F = TypeVar("F", bound=Callable[[], Any])
@@ -80,6 +81,7 @@ class Health:
         self.detail = detail
         self.fate = fate
         self.draining = False
+        self.closing = False
         self.pulse = Pulse()
         self.traffic = Traffic()
         self.sinks = Sinks()
@@ -248,6 +250,12 @@ class Health:
         self.draining = True
         self.publish()
 
+    def closes(self) -> None:
+        """From now on the listeners close: whoever holds a stream of statuses open ends it."""
+        self.closing = True
+        for listener in list(self._listeners):
+            guarded("a listener", listener)
+
     def on_change(self, listener: Callable[[], object]) -> Callable[[], None]:
         """Call `listener` whenever a group's status changed; calling the result ends it."""
         self._listeners.append(listener)
@@ -307,6 +315,24 @@ class Health:
         from seawall.health.install import install
 
         return install(self, app, prefix=prefix)
+
+    def install_grpc(self, server: Any, *, services: Sequence[str] = ()) -> None:
+        """Add grpc.health.v1 (Check and Watch) to a grpc or grpc.aio server, before it starts.
+
+        The service "" and "ready" say whether this instance is ready, "live" and "startup" what those groups say. services:
+        the full names of your services, such as "shop.Orders", which are as ready as the instance. Raises MissingExtra without
+        grpcio.
+        """
+        from seawall.health.extras import load
+
+        load("grpc").install(self, server, services)
+
+    def listen(self, port: int, *, host: str = "127.0.0.1", prefix: str = "") -> OwnPort:
+        """Answer on a port of its own, from a thread of its own, so that probes are heard when the application is overloaded,
+        and see it when its event loop is stuck. See `OwnPort`; use it in `with`, or call `start()`."""
+        from seawall.health.own_port import OwnPort
+
+        return OwnPort(self, port, host=host, prefix=prefix)
 
     def drain(
         self,
