@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import grpc
 import grpc.aio
-from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc  # type: ignore[import-untyped]
 
 from seawall.health.check import Group
 from seawall.health.threads import ensure_running
@@ -58,8 +58,13 @@ class Names:
             self.health.traffic.probed(self.health.clock.monotonic())
         return int(SERVING if self.health.report(group).http_status == 200 else NOT_SERVING)
 
+    def everything(self) -> Any:
+        """The status of every service, as the protocol's List wants it (grpcio-health-checking 1.72 and later)."""
+        statuses = {service: _Response(status=self.status(service)) for service in self._groups}
+        return health_pb2.HealthListResponse(statuses=statuses)
 
-class AsyncServicer(health_pb2_grpc.HealthServicer):
+
+class AsyncServicer:
     """The service on grpc.aio."""
 
     def __init__(self, names: Names) -> None:
@@ -74,6 +79,10 @@ class AsyncServicer(health_pb2_grpc.HealthServicer):
         if status is None:
             await context.abort(grpc.StatusCode.NOT_FOUND, "no such service")
         return _Response(status=status)
+
+    async def List(self, _: Any, __: Any) -> Any:  # noqa: N802
+        """The status of every service."""
+        return self._names.everything()
 
     async def Watch(self, request: Any, context: Any) -> AsyncIterator[Any]:  # noqa: N802
         """The status now and whenever it changes. RESOURCE_EXHAUSTED for the 1001st watcher."""
@@ -101,7 +110,7 @@ class AsyncServicer(health_pb2_grpc.HealthServicer):
             end()
 
 
-class Servicer(health_pb2_grpc.HealthServicer):
+class Servicer:
     """The service on a sync server."""
 
     def __init__(self, names: Names) -> None:
@@ -115,6 +124,10 @@ class Servicer(health_pb2_grpc.HealthServicer):
         if status is None:
             context.abort(grpc.StatusCode.NOT_FOUND, "no such service")
         return _Response(status=status)
+
+    def List(self, _: Any, __: Any) -> Any:  # noqa: N802
+        """The status of every service."""
+        return self._names.everything()
 
     def Watch(self, request: Any, context: Any) -> Iterator[Any]:  # noqa: N802
         """The status now and whenever it changes. RESOURCE_EXHAUSTED for the fifth watcher: each holds a worker thread."""
