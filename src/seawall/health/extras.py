@@ -9,9 +9,9 @@ from seawall.core.errors import MissingExtra
 
 PARTS: Final[dict[str, tuple[str, tuple[str, ...], str]]] = {
     "grpc": ("seawall.health.grpc_health", ("grpc", "grpc_health"), "grpc"),
-    "redis": ("seawall.health.checks.redis", ("redis",), "redis"),
-    "postgresql": ("seawall.health.checks.postgresql", ("psycopg",), "postgres"),
-    "sqlalchemy": ("seawall.health.checks.sqlalchemy", ("sqlalchemy",), "sqlalchemy"),
+    "redis": ("seawall.health.checks.with_redis", ("redis",), "redis"),
+    "postgresql": ("seawall.health.checks.with_psycopg", ("psycopg",), "postgres"),
+    "sqlalchemy": ("seawall.health.checks.with_sqlalchemy", ("sqlalchemy",), "sqlalchemy"),
 }
 
 

@@ -6,7 +6,7 @@ import sqlite3
 from contextlib import closing
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 
 from seawall.health.checks.probe import AsyncProbe, Probe
 from seawall.health.extras import load
@@ -20,7 +20,7 @@ def sql(target: Any) -> Probe | AsyncProbe:
     ValueError for a URL of another scheme, TypeError for anything else.
     """
     if isinstance(target, str):
-        scheme = urlsplit(target).scheme
+        scheme = target.partition("://")[0]
         if scheme == "sqlite":
             return _sqlite(target)
         if scheme in ("postgresql", "postgres"):
