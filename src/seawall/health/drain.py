@@ -94,6 +94,10 @@ class DrainPlan:
             return known.delay, known.reason
         return longest, f"{known.reason}; cut from {known.delay:g} s by grace"
 
+    def left(self, since: float) -> float:
+        """Seconds for what is in flight when the listeners close: the timeout, or less when a slow registry took of the grace."""
+        return max(0.0, min(self.timeout, self.grace - RESERVE - (self.health.clock.monotonic() - since)))
+
     def _known(self) -> Propagation:
         told = [getattr(registration, "propagation", None) for registration in self.registrations]
         lengths = [float(length) for length in told if isinstance(length, (int, float))]
@@ -141,6 +145,7 @@ class Drain:
         self._closed = asyncio.Event()
         self._waiters = 0
         self._signal: int | None = None
+        self._begun_at = 0.0
 
     # --- the block
 
@@ -204,6 +209,7 @@ class Drain:
         if self.state != "serving":
             return
         self._delay = self.plan.delay()
+        self._begun_at = self._health.clock.monotonic()
         self._pass("draining", reason=reason, delay=self._delay[0], computed_from=self._delay[1])
         self._health.drain_begins()
         self._task = contextvars.Context().run(asyncio.ensure_future, self._leave(self._delay[0]))
@@ -219,13 +225,14 @@ class Drain:
         self._health.closes()
         self._closed.set()
         if self._server is not None:
-            stopping = self._server.stop(self.plan.timeout)
+            stopping = self._server.stop(self.plan.left(self._begun_at))
             if inspect.isawaitable(stopping):
                 await stopping
             elif hasattr(stopping, "wait"):
                 await asyncio.to_thread(stopping.wait, self.plan.timeout + 1)
         self._open()
-        await self._cut_the_rest()
+        await self._health.clock.tasks.sleep(self.plan.left(self._begun_at))
+        self._cut_the_rest()
 
     async def _take_out(self) -> None:
         for registration in self.plan.registrations:
@@ -256,12 +263,11 @@ class Drain:
         if not heard and self._signal is not None:
             signal.raise_signal(number)
 
-    async def _cut_the_rest(self) -> None:
-        await self._health.clock.tasks.sleep(self.plan.timeout)
+    def _cut_the_rest(self) -> None:
         tasks = [task for task in self._health.traffic.tasks if task is not None and not task.done()]
         if tasks:
             self._health.emit("drain.timed_out", in_flight=len(tasks), timeout=self.plan.timeout)
-            _logger.warning("%d requests did not end within %g s and are cut", len(tasks), self.plan.timeout)
+            _logger.warning("%d requests did not end in time and are cut", len(tasks))
         for task in tasks:
             task.cancel("the drain's timeout is over")
 

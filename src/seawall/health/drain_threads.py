@@ -124,6 +124,7 @@ class DrainThreads:
             self._hurry.set()
 
     def _leave(self, reason: str, delay: float, computed_from: str) -> None:
+        since = self._health.clock.monotonic()
         self._pass("draining", reason=reason, delay=delay, computed_from=computed_from)
         self._health.drain_begins()
         self._take_out()
@@ -132,7 +133,7 @@ class DrainThreads:
         self._health.closes()
         self._closed.set()
         if self._server is not None:
-            stopping = self._server.stop(self.plan.timeout)
+            stopping = self._server.stop(self.plan.left(since))
             if hasattr(stopping, "wait"):
                 stopping.wait(self.plan.timeout + 1)
         if self._doors:
