@@ -171,6 +171,26 @@ def test_the_checks_live_as_long_as_the_lifespan_and_its_failure_passes() -> Non
     assert seen == [True, False]
 
 
+def test_the_period_of_a_load_balancer_is_seen_and_a_kubelets_is_not(ask: Any) -> None:
+    """A kubelet's probes tell nothing of how long callers need to hear: the platform takes out a pod that ends without asking."""
+
+    async def scene() -> None:
+        health = Health()
+        app = health.install(raw)
+        for _ in range(4):
+            await send(app, "/readyz", headers=[(b"user-agent", b"kube-probe/1.31")])
+        assert health.traffic.probe_period() is None
+        with health.listen(0) as own:
+            for _ in range(4):
+                await ask(own.port, "/readyz")
+        period = health.traffic.probe_period()
+        assert period is not None
+        assert period < 5
+        await health.stop()
+
+    asyncio.run(scene())
+
+
 # --- WSGI
 
 

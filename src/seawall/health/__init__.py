@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from seawall.health.fate import SharedFate as SharedFate
     from seawall.health.health import Health as Health
     from seawall.health.health import HealthSnapshot as HealthSnapshot
+    from seawall.health.peers import PeerHealth as PeerHealth
     from seawall.health.propagation import Propagation as Propagation
     from seawall.health.report import CheckReport as CheckReport
     from seawall.health.report import Report as Report
@@ -30,6 +31,7 @@ _HOMES = {
     "HealthSnapshot": "health",
     "HealthWsgi": "wsgi",
     "Peer": "fate",
+    "PeerHealth": "peers",
     "Propagation": "propagation",
     "Report": "report",
     "SharedFate": "fate",
@@ -44,6 +46,7 @@ __all__ = [
     "HealthSnapshot",
     "HealthWsgi",
     "Peer",
+    "PeerHealth",
     "Propagation",
     "Report",
     "SharedFate",

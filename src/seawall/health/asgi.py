@@ -92,7 +92,8 @@ class HealthAsgi:
     async def _answer(self, group: Group, scope: Scope, send: Send) -> None:
         health = self._health
         if group == "ready":
-            health.traffic.probed(health.clock.monotonic())
+            agent = next((value for name, value in scope.get("headers") or () if name == b"user-agent"), b"")
+            health.traffic.probed(health.clock.monotonic(), bytes(agent).decode("latin-1"))
         report = health.report(group)
         body = report.body(detail=health.detail)
         headers = [(name.encode(), value.encode()) for name, value in report.headers(body)]

@@ -71,6 +71,9 @@ class DrainThreads:
         self._lock = threading.Lock()
         self._signal: int | None = None
         self._waiters = 0
+        self._elsewhere = False
+        self._ending = threading.Lock()
+        self._left = False
 
     def start(self) -> DrainThreads:
         """Hold the signals from now on, and let the checks run. Returns itself."""
@@ -83,8 +86,10 @@ class DrainThreads:
         return self.start()
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        for door in self._doors:
-            door.release()
+        with self._ending:  # from here on nothing is raised any more: it would meet the handlers of before
+            self._left = True
+            for door in self._doors:
+                door.release()
         self._hurry.set()
         if self.state == "serving":
             self._health.drain_begins()
@@ -131,23 +136,36 @@ class DrainThreads:
         self._health.clock.wait(self._hurry, delay)
         self._pass("closing", in_flight=self._health.traffic.in_flight)
         self._health.closes()
+        self._elsewhere = self._server is not None or self._waiters > 0
         self._closed.set()
         if self._server is not None:
             stopping = self._server.stop(self.plan.left(since))
             if hasattr(stopping, "wait"):
                 stopping.wait(self.plan.timeout + 1)
-        if self._doors:
-            os.kill(os.getpid(), self._signal or signal.SIGTERM)
+        self._raise(self._signal or signal.SIGTERM)
+
+    def _raise(self, number: int) -> None:
+        """Let the main thread hear the signal (again), if anybody there is to do something about it."""
+        heard = any(door.handled for door in self._doors if door.number == number)
+        if not self._doors or (self._elsewhere and not heard):
+            return
+        self._signal = number
+        with self._ending:
+            if self._left:
+                return
+            if hasattr(signal, "pthread_kill"):
+                signal.pthread_kill(threading.main_thread().ident or 0, number)
+            else:
+                os.kill(os.getpid(), number)
 
     def _pass_on(self, number: int) -> None:
         """In the main thread: our own signal came back. Whoever handled it before us hears it, or the system does as it does."""
-        elsewhere = self._server is not None or self._waiters > 0
         heard = False
         for door in self._doors:
-            if door.handled or not elsewhere:
+            if door.handled or not self._elsewhere:
                 door.release()
             heard = (door.number == number and door.pass_on()) or heard
-        if not heard and not elsewhere:
+        if not heard and not self._elsewhere:
             signal.raise_signal(number)
 
     def _take_out(self) -> None:

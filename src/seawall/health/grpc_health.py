@@ -54,8 +54,6 @@ class Names:
         group = self._groups.get(service)
         if group is None:
             return None
-        if group == "ready":
-            self.health.traffic.probed(self.health.clock.monotonic())
         return int(SERVING if self.health.report(group).http_status == 200 else NOT_SERVING)
 
     def everything(self) -> Any:

@@ -91,6 +91,7 @@ class Health:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._beat: asyncio.Task[None] | None = None
         self._watches: dict[Check, asyncio.Task[None]] = {}
+        self._peers: asyncio.Task[None] | None = None
         self._told: dict[Group, Status] = {}
         self._told_failing: frozenset[str] = frozenset()
         self._listeners: list[Callable[[], object]] = []
@@ -170,6 +171,7 @@ class Health:
             return
         self._loop = loop
         self._watches.clear()
+        self._peers = None
         now = self.clock.monotonic()
         for check in self.checks():
             check.rule.begin(check.standing, now)
@@ -178,8 +180,8 @@ class Health:
 
     async def stop(self) -> None:
         """End the background tasks; the last results stay, and expire."""
-        tasks = [task for task in (self._beat, *self._watches.values()) if task is not None and not task.done()]
-        self._beat = None
+        tasks = [task for task in (self._beat, self._peers, *self._watches.values()) if task is not None and not task.done()]
+        self._beat = self._peers = None
         self._watches.clear()
         for task in tasks:
             task.cancel()
@@ -211,7 +213,23 @@ class Health:
             if task is None or (task.done() and not check.over):
                 check.rule.begin(check.standing, self.clock.monotonic())
                 self._watches[check] = contextvars.Context().run(self.clock.tasks.spawn, self._watching, check)
+        self._look_at_peers()
         self.publish()
+
+    def _look_at_peers(self) -> None:
+        """While a critical check fails, let the peers be asked, if they are known by asking."""
+        look = getattr(self.fate and self.fate.peers, "look", None)
+        task = self._peers
+        if look is None or not self.failing or (task is not None and not task.done()):
+            return
+        self._peers = contextvars.Context().run(self.clock.tasks.spawn, self._looking, look)
+
+    async def _looking(self, look: Callable[[], Any]) -> None:
+        try:
+            await look()
+        except Exception:
+            _logger.exception("the peers could not be asked")
+        await self.clock.tasks.sleep(getattr(self.fate and self.fate.peers, "every", 2.0))
 
     async def _watching(self, check: Check) -> None:
         port = self.clock.tasks

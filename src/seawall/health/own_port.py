@@ -109,10 +109,18 @@ class OwnPort:
             return _response(405, [("allow", "GET, HEAD")], b"")
         health = self._health
         if group == "ready":
-            health.traffic.probed(health.clock.monotonic())
+            health.traffic.probed(health.clock.monotonic(), _agent(head))
         report = health.report(group)
         body = report.body(detail=health.detail)
         return _response(report.http_status, report.headers(body), b"" if words[0] == "HEAD" else body)
+
+
+def _agent(head: bytes) -> str:
+    for line in head.decode("latin-1").split("\r\n")[1:]:
+        name, _, value = line.partition(":")
+        if name.lower() == "user-agent":
+            return value.strip()
+    return ""
 
 
 def _response(status: int, headers: list[tuple[str, str]], body: bytes) -> bytes:

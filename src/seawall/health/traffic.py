@@ -9,6 +9,7 @@ from typing import Any, Final
 
 PROBES: Final = 9  # moments of probes that are remembered: eight gaps
 LEAST_PROBES: Final = 3
+KUBELET: Final = "kube-probe/"
 LONGEST_GAP: Final = 60.0  # seconds; a probe that comes more rarely tells nobody anything in time
 
 
@@ -35,9 +36,11 @@ class Traffic:
             self.in_flight -= 1
             self.served += 1
 
-    def probed(self, now: float) -> None:
-        """Somebody asked whether we are ready."""
-        self._probes.append(now)
+    def probed(self, now: float, agent: str = "") -> None:
+        """Somebody asked whether we are ready. agent: by its own words. A kubelet does not count: Kubernetes takes a pod that
+        ends out of the traffic without asking it."""
+        if not agent.startswith(KUBELET):
+            self._probes.append(now)
 
     def probe_period(self) -> float | None:
         """Seconds between the last probes, the longest gap of eight; None while too few came to know."""

@@ -58,7 +58,7 @@ class HealthWsgi:
     def _answer(self, group: Group, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         health = self._health
         if group == "ready":
-            health.traffic.probed(health.clock.monotonic())
+            health.traffic.probed(health.clock.monotonic(), environ.get("HTTP_USER_AGENT", ""))
         report = health.report(group)
         body = report.body(detail=health.detail)
         start_response(REASONS[report.http_status], report.headers(body))
