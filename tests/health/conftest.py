@@ -60,7 +60,7 @@ class Server:
         self.port = port
         self.log = log
         self.words: list[dict[str, Any]] = []
-        self.heard: list[Callable[[str], object]] = []
+        self.heard: list[Callable[[dict[str, Any]], object]] = []
         self._reader = asyncio.create_task(self._read())
 
     async def _read(self) -> None:
@@ -71,7 +71,7 @@ class Server:
                 word["at"] = time.monotonic()
                 self.words.append(word)
                 for listener in self.heard:
-                    listener(word["word"])
+                    listener(word)
 
     def said(self, word: str) -> int:
         """How many times its processes said this."""
@@ -178,9 +178,10 @@ class Client:
     def follow(self, server: Server) -> None:
         """Take the instance out of the list once it says that it is deregistered, and `lag` has passed."""
 
-        def hear(word: str) -> None:
-            if word == "deregistered":
-                asyncio.get_running_loop().call_later(self.lag, self.forget, server.port)
+        def hear(word: dict[str, Any]) -> None:
+            if word["word"] == "deregistered":  # the lag counts from when it was said: a test that is late hears it late as well
+                rest = max(0.0, word["said_at"] + self.lag - time.monotonic())
+                asyncio.get_running_loop().call_later(rest, self.forget, server.port)
 
         server.heard.append(hear)
 

@@ -23,7 +23,7 @@ SETTINGS = json.loads(os.environ.get("SERVED", "{}"))
 
 def say(word: str, **more: object) -> None:
     """Tell the parent."""
-    os.write(1, (json.dumps({"word": word, "pid": os.getpid(), **more}) + "\n").encode())
+    os.write(1, (json.dumps({"word": word, "pid": os.getpid(), "said_at": time.monotonic(), **more}) + "\n").encode())
 
 
 class Spoken:

@@ -14,7 +14,7 @@ async def roll(start: Any, client: Any, *, kind: str, rate: float, restarts: int
     """Restart each of three instances so many times, one after the other; requests sent, failures, instances ended."""
     ended = 0
     async with contextlib.AsyncExitStack() as instances:
-        fleet = [await instances.enter_async_context(start(kind, propagation=0.2)) for _ in range(3)]
+        fleet = [await instances.enter_async_context(start(kind, propagation=0.6)) for _ in range(3)]
         async with client([server.port for server in fleet], rate=rate, lag=0.1) as calls:
             for server in fleet:
                 calls.follow(server)
@@ -24,7 +24,7 @@ async def roll(start: Any, client: Any, *, kind: str, rate: float, restarts: int
                     old.terminate()
                     await old.ended()
                     ended += 1
-                    fleet[place] = new = await instances.enter_async_context(start(kind, propagation=0.2))
+                    fleet[place] = new = await instances.enter_async_context(start(kind, propagation=0.6))
                     calls.follow(new)
                     calls.ports.append(new.port)
             await asyncio.sleep(0.3)

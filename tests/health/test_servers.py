@@ -38,7 +38,7 @@ def test_no_request_fails_when_a_server_is_terminated_under_traffic(kind: str, s
     """A deploy ends every instance once; a refused or reset request is a user who saw an error."""
 
     async def scene() -> None:
-        async with start(kind) as leaving, start("uvicorn") as staying:
+        async with start(kind, propagation=0.6) as leaving, start("uvicorn") as staying:
             async with client([leaving.port, staying.port], rate=100, lag=0.15) as calls:
                 calls.follow(leaving)
                 await eventually(lambda: calls.by_port[leaving.port] > 50 and leaving.said("started") == WORKERS.get(kind, 1))
