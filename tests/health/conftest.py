@@ -223,7 +223,10 @@ class Client:
         connection = None
         while idle and connection is None:
             candidate = idle.pop()
-            connection = candidate if candidate.open else None
+            if candidate.open:
+                connection = candidate
+            else:
+                candidate.close()
         connection = connection or Connection(port)
         self.reused += connection.requests > 0
         try:

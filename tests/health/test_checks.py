@@ -11,6 +11,7 @@ import sqlite3
 import ssl
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -61,22 +62,24 @@ def redis_port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
 
 
 @pytest.fixture(scope="module")
-def postgres_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def postgres_url() -> Iterator[str]:
+    with tempfile.TemporaryDirectory(prefix="seawall-postgres-") as home:  # beneath folders that the server's user may enter
+        yield from run_postgres(Path(home))
+
+
+def run_postgres(home: Path) -> Iterator[str]:
     homes = [str(path) for path in Path("/usr/lib/postgresql").glob("*/bin")]
     search = os.pathsep.join([*homes, os.environ.get("PATH", "")])
     initdb, postgres = shutil.which("initdb", path=search), shutil.which("postgres", path=search)
     if initdb is None or postgres is None:
         pytest.skip("no PostgreSQL server programs: install Debian's postgresql")
     user: dict[str, Any] = {}
-    home = tmp_path_factory.mktemp("postgres")
     if os.geteuid() == 0:  # the server refuses to run as root
         try:
             someone = pwd.getpwnam("postgres")
         except KeyError:
             pytest.skip("running as root, and there is no user postgres to run the server as")
         user = {"user": someone.pw_uid, "group": someone.pw_gid, "extra_groups": []}
-        for folder in (home, *list(home.parents)[:2]):
-            folder.chmod(0o711)
         os.chown(home, someone.pw_uid, someone.pw_gid)
     data = home / "data"
     subprocess.run(
