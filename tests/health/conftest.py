@@ -30,6 +30,7 @@ COMMANDS: dict[str, list[str]] = {
     "granian-uvloop": ["granian", "--interface", "asgi", "--port", "{port}", "--loop", "uvloop", "served:app"],
     "gunicorn-uvicorn": ["gunicorn", "served:app", "-b", "127.0.0.1:{port}", "-k", "uvicorn_worker.UvicornWorker", "-w", "2"],
     "gunicorn-asgi": ["gunicorn", "served:app", "-b", "127.0.0.1:{port}", "-k", "asgi", "-w", "1"],
+    "gunicorn-sync": ["gunicorn", "served:wsgi", "-c", "served.py", "-b", "127.0.0.1:{port}", "-k", "sync", "-w", "1"],
     "gunicorn-gthread": [
         "gunicorn",
         "served:wsgi",

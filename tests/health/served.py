@@ -54,6 +54,11 @@ async def itself() -> None:
 
 @asynccontextmanager
 async def lifespan(app: Starlette) -> AsyncIterator[None]:
+    if SETTINGS.get("usual"):  # as it is usually done: out of the registry at the end of the lifespan
+        say("started")
+        yield
+        await Spoken().deregister()
+        return
     async with health.drain(Spoken(), timeout=float(SETTINGS.get("timeout", 5))):
         say("started")
         yield

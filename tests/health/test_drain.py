@@ -440,3 +440,59 @@ raise SystemExit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
         [sys.executable, "-c", program], env=environment, capture_output=True, text=True, timeout=60, check=False
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_a_second_interrupt_ends_the_delay_of_threads_and_a_hung_signal_is_not_raised_after_the_block() -> None:
+    """Ctrl-C twice means it, here as well; and a signal raised after the block would end a program that had left in order."""
+    health = Health()
+    heard: list[int] = []
+    signal.signal(signal.SIGINT, lambda number, frame: heard.append(number))
+    with health.drain_threads(delay=8) as drain:
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+        assert drain.wait(5)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    assert drain.snapshot().state == "done"
+    for _ in range(20):  # the block may end in any moment of the thread's way
+        with health.drain_threads(delay=0.01, server=_Stopped()) as other:
+            other.begin()
+            other.begin()
+    health_threads.stop(health)
+
+
+class _Stopped:
+    def stop(self, grace: float | None) -> threading.Event:
+        done = threading.Event()
+        done.set()
+        return done
+
+
+def test_threads_hold_nothing_off_the_main_thread() -> None:
+    """A worker thread of a test server may start a drain; it must not raise."""
+    health = Health()
+    states: list[str] = []
+
+    def scene() -> None:
+        with health.drain_threads(delay=0) as drain:
+            drain.begin()
+            assert drain.wait(10)
+            states.append(drain.state)
+
+    thread = threading.Thread(target=scene)
+    thread.start()
+    thread.join(20)
+    assert states == ["closing"]
+    health_threads.stop(health)
+
+
+def test_a_server_that_stops_in_a_thread_is_waited_for_by_the_async_drain() -> None:
+    """A sync gRPC server beside an event loop returns an event, not an awaitable."""
+    health = Health()
+
+    async def scene() -> None:
+        async with health.drain(delay=0, server=_Stopped()) as drain:
+            drain.begin()
+            await asyncio.wait_for(drain.wait(), 10)
+        await health.stop()
+
+    asyncio.run(scene())
