@@ -234,6 +234,36 @@ def test_wsgi_applications_are_answered_for_and_their_routes_pass() -> None:
     assert not [thread for thread in threading.enumerate() if thread.name == "seawall-health"]
 
 
+def test_wsgi_requests_are_counted_until_their_body_is_closed_even_when_they_fail() -> None:
+    """A request that is lost from the count is one that a drain does not wait for."""
+    health = Health()
+
+    class Body:
+        closed = False
+
+        def __iter__(self) -> Any:
+            return iter([b"x"])
+
+        def close(self) -> None:
+            self.closed = True
+
+    body = Body()
+    app = health.install(lambda environ, start_response: body)
+    answer = app({"REQUEST_METHOD": "GET", "PATH_INFO": "/x"}, None)
+    assert (list(answer), health.traffic.in_flight) == ([b"x"], 1)
+    answer.close()
+    answer.close()
+    assert (body.closed, health.traffic.in_flight, health.traffic.served) == (True, 0, 1)
+
+    def broken(environ: Any, start_response: Any) -> Any:
+        raise KeyError("x")
+
+    with pytest.raises(KeyError):
+        HealthWsgi(broken, health)({"REQUEST_METHOD": "GET", "PATH_INFO": "/x"}, None)
+    assert health.traffic.in_flight == 0
+    health_threads.stop(health)
+
+
 def test_flask_keeps_its_own_routes() -> None:
     """A rule of the application goes first here as well."""
     flask, health = Flask("served"), Health()
@@ -344,6 +374,35 @@ def test_the_own_port_is_bounded_against_slow_and_large_requests(ask: Any) -> No
                     await reader.readexactly(1)
                 for _, each in [*slow, (reader, writer)]:
                     each.transport.abort()
+
+    asyncio.run(scene())
+
+
+def test_the_own_port_refuses_what_it_does_not_serve(ask: Any) -> None:
+    """It is for probes and nothing else; starting and closing it twice is harmless."""
+
+    async def exchange(port: int, request: bytes) -> bytes:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(request)
+        answer = await reader.read()
+        writer.close()
+        await writer.wait_closed()
+        return answer.split(b"\r\n", 1)[0]
+
+    async def scene() -> None:
+        own = Health().listen(0)
+        assert own.start() is own.start()
+        with pytest.raises(OSError, match="in use"):
+            Health().listen(own.port).start()
+        assert await exchange(own.port, b"POST /livez HTTP/1.1\r\n\r\n") == b"HTTP/1.1 405 Method Not Allowed"
+        assert await exchange(own.port, b"nonsense\r\n\r\n") == b"HTTP/1.1 400 Bad Request"
+        assert await exchange(own.port, b"HEAD /livez?x=1 HTTP/1.0\r\n\r\n") == b"HTTP/1.1 200 OK"
+        own.close()
+        own.close()
+        with pytest.raises(OSError):
+            await ask(own.port, "/livez")
+        with pytest.raises(ValueError, match="port"):
+            Health().listen(70_000)
 
     asyncio.run(scene())
 

@@ -277,6 +277,79 @@ def test_mistakes_of_registration_are_refused_by_name() -> None:
         health.report("readiness")  # type: ignore[arg-type]
 
 
+def test_a_plain_function_that_returns_an_awaitable_fails_with_the_cure() -> None:
+    """`lambda: pool.execute(...)` looks like a check and asks nobody."""
+    clock = VirtualClock()
+    health = Health(clock=clock)
+
+    async def ask() -> None: ...
+
+    health.ready("database", lambda: ask())
+
+    async def scene() -> None:
+        async with health:
+            await clock.asleep(0.1)
+            assert "make it `async def`" in (health.report("ready").checks[0].output or "")
+
+    run(scene)
+
+
+def test_listeners_and_peers_that_fail_do_not_end_the_checks() -> None:
+    """Who only listens must not blind the instance."""
+    clock = VirtualClock()
+    told: list[frozenset[str]] = []
+
+    def tell(failing: frozenset[str]) -> None:
+        told.append(failing)
+        raise OSError("nobody hears")
+
+    class Peers:
+        every = 1.0
+        asked = 0
+
+        def __call__(self) -> None: ...
+
+        async def look(self) -> None:
+            self.asked += 1
+            raise OSError("nobody answers")
+
+    peers = Peers()
+    health = Health(clock=clock, fate=SharedFate("a", peers, tell=tell))
+    health.on_change(lambda: 1 / 0)
+    end = health.on_change(lambda: None)
+    end()
+    end()
+    health.ready("database", lambda: False, every=1)
+
+    async def scene() -> None:
+        async with health:
+            health.start()
+            await clock.asleep(10)
+            assert health.report("ready").http_status == 200
+        assert peers.asked > 3
+        assert told == [frozenset({"database"})]
+
+    run(scene)
+
+
+def test_one_health_holds_a_bounded_number_of_checks_and_needs_a_name() -> None:
+    """A check per tenant, registered in a loop, would run for every tenant every five seconds."""
+    health = Health()
+    for number in range(200):
+        health.ready(f"check-{number}", lambda: None)
+    with pytest.raises(ValueError, match="at most 200"):
+        health.ready("one too many", lambda: None)
+    for bad in ("", 3):
+        with pytest.raises(TypeError, match="name"):
+            Health(bad)  # type: ignore[arg-type]
+        with pytest.raises(TypeError, match="name"):
+            health.ready(bad, lambda: None)
+    with pytest.raises(TypeError, match="me must"):
+        SharedFate("", lambda: None)
+    with pytest.raises(TypeError, match="peers must"):
+        SharedFate("a", 3)  # type: ignore[arg-type]
+
+
 # --- the shared fate
 
 
