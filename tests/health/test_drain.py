@@ -496,3 +496,35 @@ def test_a_server_that_stops_in_a_thread_is_waited_for_by_the_async_drain() -> N
         await health.stop()
 
     asyncio.run(scene())
+
+
+def test_a_uvicorn_server_of_ones_own_is_ended_by_its_flag(ask: Any) -> None:
+    """Programs that run several things in one loop switch the server's signals off, and end it themselves."""
+    import contextlib
+
+    import uvicorn
+
+    class Quiet(uvicorn.Server):
+        @contextlib.contextmanager
+        def capture_signals(self) -> Iterator[None]:
+            yield
+
+    health = Health()
+
+    async def served(scope: Any, receive: Any, send: Any) -> None:
+        raise AssertionError("nobody asks")
+
+    async def scene() -> None:
+        server = Quiet(uvicorn.Config(health.install(served), port=0, log_level="critical", lifespan="off"))
+        serving = asyncio.create_task(server.serve())
+        while not server.started:
+            await asyncio.sleep(0.01)
+        port = server.servers[0].sockets[0].getsockname()[1]
+        async with health.drain(delay=0.3, server=server):
+            os.kill(os.getpid(), signal.SIGTERM)
+            await asyncio.sleep(0.1)
+            assert (await ask(port, "/readyz"))[0] == 503
+            await asyncio.wait_for(serving, 10)
+        await health.stop()
+
+    asyncio.run(scene())

@@ -45,6 +45,12 @@ class Registration(Protocol):
         ...
 
 
+class Exiting(Protocol):
+    """A server that ends by a flag, such as a uvicorn.Server that you run yourself, with its signals switched off."""
+
+    should_exit: bool
+
+
 class Stoppable(Protocol):
     """A server that no signal ends, such as a grpc or grpc.aio one: `stop` takes the seconds that requests in flight may take."""
 
@@ -112,7 +118,8 @@ class Drain:
         platform.
     timeout: seconds that requests in flight may take once the listeners are closed, > 0. Default 20.
     grace: seconds after which the platform kills, > 0. Default 30, as in Kubernetes. delay + timeout + 2 must fit into it.
-    server: one that no signal ends (grpc, grpc.aio); default None = whoever handled the signal before us.
+    server: one that no signal ends: grpc, grpc.aio, or a uvicorn.Server that you run yourself; default None = whoever handled the
+        signal before us.
 
     A second SIGINT ends the delay at once; a second SIGTERM changes nothing. Leaving the block without a signal takes the
     instance out without any delay: nobody sends us traffic after the lifespan. Off the main thread no signal can be held: then
@@ -129,10 +136,10 @@ class Drain:
         delay: float | Propagation | None = None,
         timeout: float = 20.0,
         grace: float = 30.0,
-        server: Stoppable | None = None,
+        server: Stoppable | Exiting | None = None,
     ) -> None:
-        if server is not None and not callable(getattr(server, "stop", None)):
-            raise TypeError(f"server must have stop(grace); got {server!r}")
+        if server is not None and not callable(getattr(server, "stop", None)) and not hasattr(server, "should_exit"):
+            raise TypeError(f"server must have stop(grace), or should_exit; got {server!r}")
         self.plan = DrainPlan(health, registration, delay=delay, timeout=timeout, grace=grace)
         self.state: State = "serving"
         self._health = health
@@ -225,11 +232,7 @@ class Drain:
         self._health.closes()
         self._closed.set()
         if self._server is not None:
-            stopping = self._server.stop(self.plan.left(self._begun_at))
-            if inspect.isawaitable(stopping):
-                await stopping
-            elif hasattr(stopping, "wait"):
-                await asyncio.to_thread(stopping.wait, self.plan.timeout + 1)
+            await _stop(self._server, self.plan.left(self._begun_at))
         self._open()
         await self._health.clock.tasks.sleep(self.plan.left(self._begun_at))
         self._cut_the_rest()
@@ -274,6 +277,17 @@ class Drain:
     def _pass(self, state: State, **data: Any) -> None:
         self.state = state
         self._health.emit(f"drain.{state}", **data)
+
+
+async def _stop(server: Any, seconds: float) -> None:
+    if not hasattr(server, "stop"):
+        server.should_exit = True
+        return
+    stopping = server.stop(seconds)
+    if inspect.isawaitable(stopping):
+        await stopping
+    elif hasattr(stopping, "wait"):
+        await asyncio.to_thread(stopping.wait, seconds + 1)
 
 
 def _several(registration: Any) -> tuple[Any, ...]:

@@ -24,7 +24,7 @@ from seawall.health.traffic import Traffic
 if TYPE_CHECKING:
     from types import TracebackType
 
-    from seawall.health.drain import Drain, Registration, Stoppable
+    from seawall.health.drain import Drain, Exiting, Registration, Stoppable
     from seawall.health.drain_threads import DrainThreads, SyncRegistration
     from seawall.health.own_port import OwnPort
     from seawall.health.propagation import Propagation
@@ -359,7 +359,7 @@ class Health:
         delay: float | Propagation | None = None,
         timeout: float = 20.0,
         grace: float = 30.0,
-        server: Stoppable | None = None,
+        server: Stoppable | Exiting | None = None,
     ) -> Drain:
         """Leave gracefully: an async context for the lifespan. See `Drain` for what each parameter means."""
         from seawall.health.drain import Drain
