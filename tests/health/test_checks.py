@@ -389,7 +389,7 @@ def test_a_registry_that_is_stale_degrades_and_never_fails() -> None:
     assert look(checks.registry(watch("live", 31))).output == "last heard 31 s ago"
     assert look(checks.registry(watch("none", 0))).output == "the registry was never heard"
     assert look(checks.registry(SimpleNamespace(registered=True))).status is Status.PASS
-    assert look(checks.registry(SimpleNamespace(registered=False))).status is Status.WARN
+    assert look(checks.registry(SimpleNamespace(registered=False, snapshot=lambda: None))).status is Status.WARN
     with pytest.raises(TypeError, match="watch or a registration"):
         checks.registry(3)
 

@@ -58,7 +58,7 @@ def registry(source: Any, *, warn_after: float = 30.0) -> AsyncProbe:
         raise TypeError(f"source must be a watch or a registration; got {source!r}")
 
     async def look() -> Finding:
-        if not hasattr(source, "snapshot"):
+        if hasattr(source, "registered"):  # asked first: a registration has a snapshot of its own as well
             held = bool(source.registered)
             return Finding(Status.PASS if held else Status.WARN, None if held else "the registry does not hold this instance")
         snapshot = source.snapshot
