@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from seawall import presets as presets
     from seawall import testing as testing
     from seawall import warnings as warnings
+    from seawall.adapters import fastapi as fastapi
     from seawall.core.clock import Clock as Clock
     from seawall.core.clock import SystemClock as SystemClock
     from seawall.core.context import Context as Context
@@ -182,11 +183,25 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name in ("presets", "testing", "warnings"):
         return import_module(f"seawall.{name}")
+    if name == "fastapi":
+        return _fastapi()
     home = _HOMES.get(name)
     if home is None:
         raise AttributeError(f"module 'seawall' has no attribute {name!r}")
     value = globals()[name] = getattr(import_module(f"seawall.{home}"), name)
     return value
+
+
+def _fastapi() -> Any:
+    """The adapter for FastAPI and Starlette. Not in `__all__`: it needs an extra."""
+    try:
+        return import_module("seawall.adapters.fastapi")
+    except ModuleNotFoundError as missing:
+        if (missing.name or "").partition(".")[0] != "starlette":
+            raise
+        from seawall.core.errors import MissingExtra
+
+        raise MissingExtra('seawall.fastapi needs Starlette: pip install "seawall[fastapi]"') from missing
 
 
 def __dir__() -> list[str]:
