@@ -23,6 +23,9 @@ import pytest
 
 import seawall as sw
 from seawall.core.outcome import DefaultClassifier, Kind, Repeat
+from seawall.discovery import Registry, brake
+from seawall.discovery.settings import BEATS_PER_TTL
+from seawall.health import Health, checks, drain, own_port, propagation
 from seawall.pipeline import folder as folders
 from seawall.pipeline import origins, threads, toml_lines
 from seawall.policies import adaptive_limit, circuit_breaker, limit_algorithms, limit_window
@@ -43,6 +46,7 @@ OPTIONS: dict[str, Callable[..., Any]] = {
     "patterns/circuit-breaker.md": sw.CircuitBreaker,
     "patterns/fallback.md": sw.Fallback,
     "patterns/fault.md": sw.Fault,
+    "patterns/graceful-drain.md": Health("docs").drain,
     "patterns/hedge.md": sw.Hedge,
     "patterns/keyed.md": sw.Keyed,
     "patterns/rate-limiter.md": sw.RateLimiter,
@@ -259,6 +263,33 @@ CLAIMS: dict[str, list[Claim]] = {
         ("with 3 probes and 0.5, two good ones close it, two bad ones reopen it", probes_decide),
         ("Retry-After lengthens the open time, up to 60 s", lambda: circuit_breaker.HINT_CAP == 60),
         ("a 429 with one pauses", lambda: kind_of_status(429) is Kind.THROTTLED),
+    ],
+    "patterns/discovery.md": [
+        ("than a heartbeat (ttl / 3)", lambda: BEATS_PER_TTL == 3),
+        ("waits at most `wait` seconds (5)", lambda: default(Registry.register, "wait") == 5),
+        ("vanishes within 10 s without a goodbye", lambda: brake.Brake().hold == 10),
+        ("probe: 10 s, or 600 s when the list is empty", lambda: (brake.Brake().hold, brake.Brake().empty_hold) == (10, 600)),
+        ("IPv4 inside IPv6", STATED),
+    ],
+    "patterns/graceful-drain.md": [
+        *((f"{n}. ", STATED) for n in range(1, 5)),
+        ("says 503,", lambda: proved("health/test_drain.py::test_the_steps_come_in_their_order_and_the_delay_is_kept")),
+        ("`/livez` 200", STATED),
+        ("(HTTP/2 servers", STATED),
+        ("3 s for each", lambda: drain.REGISTRY_STEP == 3),
+        ("and 5 s on Kubernetes", lambda: propagation.KUBERNETES == 5),
+        ("(30 s) counts from the signal", STATED),
+        ("hypercorn's (3 s) counts", STATED),
+    ],
+    "patterns/health.md": [
+        ("| path | group | says 503 when |", STATED),
+        ("has not run for `max_lag` (10 s)", lambda: default(Health, "max_lag") == 10),
+        ('or degrades it ("warn", 200)', STATED),
+        ("listens on 127.0.0.1 unless told otherwise", lambda: default(Health.listen, "host") == "127.0.0.1"),
+        ("takes 64 connections, 8 KiB and 2 s per request", lambda: (own_port.MOST_CONNECTIONS, own_port.MOST_HEAD, own_port.HEAD_WITHIN) == (64, 8192, 2)),
+        ("our rejections with 503", STATED),
+        ("our timeouts with 504", STATED),
+        ("A 429 is for callers", STATED),
     ],
     "patterns/hedge.md": [
         ("further copies at most, up to 10", lambda: raises(ValueError, lambda: sw.Hedge(copies=11)) and bool(sw.Hedge(copies=10))),
