@@ -25,6 +25,7 @@ def demo(
     headless: Annotated[bool, Parameter(negative=())] = False,
     seed: int = 0,
     json: Path | None = None,
+    fleet: Annotated[bool, Parameter(negative=())] = False,
 ) -> int:
     """Watch a shop survive an outage that takes an unguarded shop down.
 
@@ -41,6 +42,9 @@ def demo(
         What customers and faults are drawn from, 0 or more.
     json
         Write all figures to this file.
+    fleet
+        Tell another story instead: three instances of one service register, are killed, replaced and rolled under traffic. The
+        exit status is 0 when no request failed.
     """
     complaint = _complaint(seconds, seed, json)
     if complaint is None and any(find_spec(name) is None for name in ("httpx2", "rich", "starlette", "uvicorn")):
@@ -49,6 +53,10 @@ def demo(
         print(complaint, file=sys.stderr)
         return BAD_INPUT
     began = time.monotonic()
+    if fleet:
+        from seawall.demo.fleet_run import run_fleet
+
+        return run_fleet(seconds, json)
     from seawall.demo.run import Options, run
 
     headless = headless or not sys.stdout.isatty()

@@ -76,13 +76,13 @@ class Check:
         job = clock.job()
 
         def work() -> None:
-            with job:
+            with job:  # to the end of telling, so that a virtual clock does not jump while the answer is on its way
                 try:
                     answers.append(self.function())
                 except BaseException as error:  # handed to the task that waits
                     errors.append(error)
-            if not _set(done):
-                errors.clear()
+                if not _set(done):
+                    errors.clear()
 
         self._thread = threading.Thread(target=work, name=f"seawall-health-{self.name}", daemon=True)
         self._thread.start()

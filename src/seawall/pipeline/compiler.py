@@ -261,7 +261,8 @@ def code_of(text: str) -> CodeType:
         code = next(constant for constant in module.co_consts if isinstance(constant, CodeType))
         linecache.cache[path] = (len(text), None, text.splitlines(keepends=True), path)
         if len(_sources) >= MOST_SOURCES:
-            _sources.pop(next(iter(_sources)))
+            oldest = _sources.pop(next(iter(_sources)))
+            linecache.cache.pop(oldest.co_filename, None)
         _sources[text] = code
         return code
 

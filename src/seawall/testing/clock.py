@@ -225,11 +225,11 @@ def _virtualise(clock: VirtualClock, loop: Any) -> Callable[[], None]:
             timeout = 0  # a timer was set that nobody waits for any more; the loop looks again
         if timeout is None or timeout <= 0:
             return real_select(timeout)
-        ready = real_select(0)
-        if ready:
-            return ready
         if not clock.may_jump():
             return real_select(_GLANCE)
+        ready = real_select(0)  # after that question: work that has ended since has woken the loop before it ended
+        if ready:
+            return ready
         clock.jump(clock.monotonic() + timeout)
         return []
 
