@@ -13,8 +13,13 @@ from pathlib import Path
 
 from benchmarks.measure import Row
 
-AREAS = ("guard", "limit", "import")
-MODULES = {"guard": "benchmarks.guard", "limit": "benchmarks.limit", "import": "benchmarks.importing"}
+AREAS = ("guard", "limit", "balance", "import")
+MODULES = {
+    "guard": "benchmarks.guard",
+    "limit": "benchmarks.limit",
+    "balance": "benchmarks.balance",
+    "import": "benchmarks.importing",
+}
 
 
 def main(arguments: list[str] | None = None) -> int:
