@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from seawall.balancing.balancer import Balancer as Balancer
     from seawall.balancing.balancer import BalancerSnapshot as BalancerSnapshot
+    from seawall.balancing.client import ServiceClient as ServiceClient
     from seawall.balancing.errors import NoInstance as NoInstance
     from seawall.balancing.rules.ejection import Outliers as Outliers
     from seawall.balancing.rules.host import HostSnapshot as HostSnapshot
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from seawall.balancing.rules.pickers import Random as Random
     from seawall.balancing.rules.pickers import RoundRobin as RoundRobin
     from seawall.balancing.rules.pickers import Weighted as Weighted
+    from seawall.balancing.service import ServiceClientSnapshot as ServiceClientSnapshot
+    from seawall.balancing.sync_client import SyncServiceClient as SyncServiceClient
 
 _HOMES = {
     "Balancer": "balancer",
@@ -31,6 +34,9 @@ _HOMES = {
     "Pick": "rules.host",
     "Random": "rules.pickers",
     "RoundRobin": "rules.pickers",
+    "ServiceClient": "client",
+    "ServiceClientSnapshot": "service",
+    "SyncServiceClient": "sync_client",
     "Told": "rules.host",
     "Weighted": "rules.pickers",
 }
@@ -46,6 +52,9 @@ __all__ = [
     "Pick",
     "Random",
     "RoundRobin",
+    "ServiceClient",
+    "ServiceClientSnapshot",
+    "SyncServiceClient",
     "Told",
     "Weighted",
 ]
