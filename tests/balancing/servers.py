@@ -35,6 +35,13 @@ class Backend:
     _server: uvicorn.Server | None = None
     _thread: threading.Thread | None = None
 
+    def behave(self) -> None:
+        """Be as it was when it was made, and forget what was asked."""
+        fresh = Backend(self.name)
+        for name in ("delay", "status", "hangs", "breaks", "chunks", "pause", "headers"):
+            setattr(self, name, getattr(fresh, name))
+        self.seen.clear()
+
     @property
     def instance(self) -> Instance:
         """As a registry would name it."""

@@ -27,10 +27,7 @@ def running() -> Iterator[dict[str, Backend]]:
 def servers(running: dict[str, Backend]) -> dict[str, Backend]:
     """Three instances that behave until a test says otherwise."""
     for backend in running.values():
-        fresh = Backend(backend.name)
-        for name in ("delay", "status", "hangs", "breaks", "chunks", "pause", "headers"):
-            setattr(backend, name, getattr(fresh, name))
-        backend.seen.clear()
+        backend.behave()
     return running
 
 
