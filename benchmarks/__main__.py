@@ -18,6 +18,7 @@ MODULES = {
     "limit": "benchmarks.limit",
     "import": "benchmarks.importing",
     "discovery": "benchmarks.discovery",
+    "balance": "benchmarks.balance",
 }
 AREAS = tuple(MODULES)
 

@@ -25,7 +25,7 @@ import seawall as sw
 from seawall.core.outcome import DefaultClassifier, Kind, Repeat
 from seawall.discovery import Registry, brake
 from seawall.discovery.settings import BEATS_PER_TTL
-from seawall.health import Health, checks, drain, own_port, propagation
+from seawall.health import Health, drain, own_port, propagation
 from seawall.pipeline import folder as folders
 from seawall.pipeline import origins, threads, toml_lines
 from seawall.policies import adaptive_limit, circuit_breaker, limit_algorithms, limit_window

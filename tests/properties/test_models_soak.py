@@ -10,7 +10,11 @@ import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis.stateful import run_state_machine_as_test
 
-MODELS = [("test_breaker_model", "BreakerMachine"), ("test_bulkhead_model", "BulkheadMachine")]
+MODELS = [
+    ("test_balancer_model", "BalancerMachine"),
+    ("test_breaker_model", "BreakerMachine"),
+    ("test_bulkhead_model", "BulkheadMachine"),
+]
 
 
 def load(name: str) -> ModuleType:

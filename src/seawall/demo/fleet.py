@@ -133,7 +133,8 @@ async def tell(*, seconds: float, rate: float, rolls: int, say: Say) -> list[Sce
     """Tell the story: about `seconds` of it calm and killed, then `rolls` rolling restarts of all instances."""
     with tempfile.TemporaryDirectory(prefix="seawall-fleet-") as folder:
         registry = f"sqlite:///{Path(folder) / 'registry.db'}"
-        async with Children() as children, Registry.open(registry, ttl=TTL) as there:
+        there = Registry.open(registry, ttl=TTL)
+        async with Children() as children:
             fleet = Fleet(children, registry)
             await asyncio.gather(*(fleet.add() for _ in range(INSTANCES)))
             pipeline = sw.Pipeline(
@@ -149,7 +150,6 @@ async def tell(*, seconds: float, rate: float, rolls: int, say: Say) -> list[Sce
                 for turn in range(1, rolls + 1):
                     await teller.play(f"rolling restart {turn} of {rolls}", lambda: _roll(fleet))
                 await teller.play("calm again", lambda: asyncio.sleep(seconds / 4))
-                await customers.settle()
             return teller.scenes
 
 
@@ -197,3 +197,4 @@ async def _asking(client: ServiceClient, rate: float) -> AsyncIterator[Customers
     finally:
         task.cancel()
         await asyncio.wait([task])
+        await customers.settle()

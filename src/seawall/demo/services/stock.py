@@ -33,10 +33,10 @@ def application(registry: str, port: int) -> Starlette:
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
-        async with Registry.open(registry, ttl=TTL) as there, there.register(Instance("stock", port=port)) as registration:
-            async with health.drain(registration, timeout=5):
-                tell(ready=True, port=port)
-                yield
+        there = Registry.open(registry, ttl=TTL)
+        async with there.register(Instance("stock", port=port)) as registration, health.drain(registration, timeout=5):
+            tell(ready=True, port=port)
+            yield
 
     app = Starlette(routes=[Route("/stock/{sku}", _level)], lifespan=lifespan)
     health.install(app)
