@@ -72,7 +72,7 @@ class MemoryStore:
         granted, wait, binding = self._apply(ask, places, entries, at, blocked)
         left = [entry.meter.remaining(entry.value, at) for entry in entries]
         least = min(left)
-        if granted and ask.verb in (PEEK, TAKE):
+        if granted:
             binding = left.index(least)
         reset = max(entry.meter.reset_after(entry.value, at) for entry in entries)
         return Answer(granted, _micros(wait), least, _micros(reset), binding, now)

@@ -124,7 +124,7 @@ def open_store(url: str, *, budget: float = 0.025) -> Any:
         place = found.get(scheme)
     if place is None:
         known = ", ".join(sorted({*TABLE, "memory:"}))
-        raise ValueError(f"store must be a URL whose scheme is one of {known}; got {url.partition('@')[0][:60]!r}")
+        raise ValueError(f"store must be a URL whose scheme is one of {known}; got {scheme[:60]!r}")
     module, _, name = place.partition(":")
     try:
         make = getattr(import_module(module), name)

@@ -254,6 +254,13 @@ local function refund_log(s, n, since)
   later[found][3] = later[found][3] - back
   for i = 1, found do redis.call('LSET', s.key, later[i][1], text(later[i][2], later[i][3], later[i][4] - back)) end
   s.used, s.sum = s.used - back, s.sum - back
+  if later[found][3] == 0 then
+    redis.call('LSET', s.key, later[found][1], 'gone')
+    redis.call('LREM', s.key, -1, 'gone')
+    local newest = redis.call('LINDEX', s.key, -1)
+    s.last = nil
+    if newest and string.sub(newest, 1, 5) ~= 'held:' then s.last = entry(newest) end
+  end
 end
 
 -- the same verbs for all
