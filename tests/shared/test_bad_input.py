@@ -114,7 +114,7 @@ def test_options_that_cannot_be_meant_are_named(options: dict[str, Any], error: 
 )
 def test_calendars_that_do_not_exist_are_named(every: Any, tz: str) -> None:
     """A typing error must not become UTC."""
-    with pytest.raises(ValueError, match="every must be one of|tz must be"):
+    with pytest.raises(ValueError, match=r"every must be one of|tz must be"):
         Quota(1, every=every, tz=tz)
 
 

@@ -18,6 +18,7 @@ app = App(
 )
 app.command("seawall.cli.check:check", name="check")
 app.command("seawall.cli.demo:demo", name="demo")
+app.command("seawall.cli.policy:app", name="policy")
 
 
 def run(argv: Sequence[str]) -> int:

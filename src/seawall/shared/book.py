@@ -165,7 +165,8 @@ class Book:
             unused = held.left if now < held.until + LIFE else 0
             held.left = 0
             held.fetching = True
-        least = max(ask.cost, held.size // 2, 1)
+            kept_waiting = 0 < held.refused_until <= now  # it was told to come now: then what is there is enough
+        least = max(ask.cost, 1 if kept_waiting else held.size // 2, 1)
         return Ask(LEASE, ask.keys, ask.program, cost=held.size, x=least, y=unused, waits=False, own=ask.cost)
 
     def _leased(self, lease: Ask, answer: Answer) -> Answer:
@@ -179,6 +180,7 @@ class Book:
             if not answer.granted:
                 held.refused_until = now + answer.wait / 1e6
                 return answer
+            held.refused_until = 0.0
             held.left += answer.granted - lease.own
             held.until = now + LIFE
             held.mark = answer.granted // 4

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import weakref
 from importlib import import_module
@@ -96,6 +97,40 @@ class Gate:
             done(answer)
 
         self.store.submit(ask, answered)
+
+    def call(self, name: str, keys: list[str], words: list[str]) -> Any:
+        """Run the script lua/NAME.lua, for threads. Raises StoreDown."""
+        store: Any = self.store
+        permit = self.enter()
+        outcome = Outcome.IGNORED
+        try:
+            answer = store.call_named(name, keys, words)
+            outcome = Outcome.SUCCESS
+        except StoreDown:
+            outcome = Outcome.FAILURE
+            raise
+        finally:
+            self.leave(permit, outcome)
+        return answer
+
+    async def acall(self, name: str, keys: list[str], words: list[str]) -> Any:
+        """Run the script lua/NAME.lua, for the running event loop, within the store's budget. Raises StoreDown."""
+        store: Any = self.store
+        permit = self.enter()
+        outcome = Outcome.IGNORED
+        try:
+            async with asyncio.timeout(store.budget):
+                answer = await store.acall_named(name, keys, words)
+            outcome = Outcome.SUCCESS
+        except TimeoutError as error:
+            outcome = Outcome.FAILURE
+            raise StoreDown(f"no answer within {store.budget:g} s") from error
+        except StoreDown:
+            outcome = Outcome.FAILURE
+            raise
+        finally:
+            self.leave(permit, outcome)
+        return answer
 
     def reopen(self) -> None:
         """After a fork."""
