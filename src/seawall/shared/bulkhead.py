@@ -96,6 +96,40 @@ class _Rule:
         state.queue.remove(ticket)
         return (Wake(state.queue[0]),) if first and state.queue else ()
 
+    def join(self, state: Seats, place: Place, most: int) -> bool:
+        """Stand in the queue; False when it is full."""
+        if place not in state.queue and len(state.queue) >= most:
+            return False
+        if place not in state.queue:
+            state.queue.append(place)
+        return True
+
+    def leads(self, state: Seats, place: Place) -> bool:
+        """Whether nobody stands before it."""
+        return place not in state.queue or state.queue[0] is place
+
+    def hold(self, state: Seats, seat: str) -> None:
+        """A seat of the store is held."""
+        state.held.add(seat)
+
+    def drop(self, state: Seats, seat: str | None) -> None:
+        """A seat is held no more; None = one that was taken alone."""
+        if seat is None:
+            state.alone = max(0, state.alone - 1)
+        else:
+            state.held.discard(seat)
+
+    def held(self, state: Seats) -> list[str]:
+        """The seats of the store that are held."""
+        return sorted(state.held)
+
+    def take_alone(self, state: Seats, most: float) -> bool:
+        """Take a seat without the store, of at most so many in all."""
+        if len(state.held) + state.alone >= most:
+            return False
+        state.alone += 1
+        return True
+
     def first(self, state: Seats) -> Events:
         """A seat came free: whoever stands first looks at once."""
         if not state.queue:
@@ -186,12 +220,10 @@ class SharedBulkhead(Guarding[Seats]):
         if run.deadline is not None:
             until = min(until, run.deadline)
         place = Place(now, until, tasks=run.port.kind == "asyncio")
-        state = self.cell.state
-        if state.queue and (len(state.queue) >= self.queue or until <= now):
+        if self.cell.state.queue:
+            if until > now and self.cell.apply(self._rule.join, place, self.queue):
+                return place
             return Rejection(f"has all {self.limit} seats taken and others waiting", LOOKS_EVERY)
-        if state.queue:
-            state.queue.append(place)
-            return place
         if place.tasks:
             self._send(place)
             return place
@@ -201,8 +233,7 @@ class SharedBulkhead(Guarding[Seats]):
     def poll(self, ticket: Any, now: float) -> Any:
         """What a waiter looks at."""
         place: Place = ticket
-        state = self.cell.state
-        leads = place not in state.queue or state.queue[0] is place
+        leads = self.cell.apply(self._rule.leads, place)
         if place.answer is None and not place.asking and leads and now >= place.due:
             self._send(place)
         if place.answer is not None:
@@ -242,13 +273,13 @@ class SharedBulkhead(Guarding[Seats]):
         try:
             place.answer = self._heard(self._gate.call("seats", [self._key], words), words[3])
         except StoreDown as error:
-            place.answer = self._alone(error)
+            place.answer = self._without(error)
 
     async def _take_by_task(self, place: Place, words: list[str]) -> None:
         try:
             answer = self._heard(await self._gate.acall("seats", [self._key], words), words[3])
         except StoreDown as error:
-            answer = self._alone(error)
+            answer = self._without(error)
         place.asking = False
         if place.given_up:
             if isinstance(answer, Seat):
@@ -264,47 +295,36 @@ class SharedBulkhead(Guarding[Seats]):
         granted, _, wait = raw
         if not granted:
             return min(LOOKS_EVERY, float(wait) / 1000)
-        self.cell.state.held.add(seat)
+        self.cell.apply(self._rule.hold, seat)
         self._keep_renewing()
         return Seat(seat)
 
-    def _alone(self, error: StoreDown) -> Seat | float:
+    def _without(self, error: StoreDown) -> Seat | float:
         if not self._degraded:
             self._degraded = True
             self.emit("bulkhead.degraded", reason=str(error), outage=self.outage)
-        state = self.cell.state
-        share = max(1, self.limit // self.replicas)
-        if self.outage == "closed":
-            return LOOKS_EVERY
-        if self.outage == "local" and len(state.held) + state.alone >= share:
-            return LOOKS_EVERY
-        state.alone += 1
-        return Seat(None)
+        shares = {"closed": 0.0, "open": math.inf, "local": float(max(1, self.limit // self.replicas))}
+        return Seat(None) if self.cell.apply(self._rule.take_alone, shares[self.outage]) else LOOKS_EVERY
 
     def _weigh(self, place: Place, now: float) -> Any:
         answer, place.answer = place.answer, None
         if isinstance(answer, Seat):
             self.cell.apply(self._rule.leave, now, place)
             return answer
-        queue = self.cell.state.queue
-        if place.until <= now or (place not in queue and len(queue) >= self.queue):
+        if place.until <= now or not self.cell.apply(self._rule.join, place, self.queue):
             self.cell.apply(self._rule.leave, now, place)
             waited = f" within {now - place.since:.3g} s" if place.until > place.since else ""
             return Rejection(f"has all {self.limit} seats taken{waited}", LOOKS_EVERY)
-        if place not in queue:
-            queue.append(place)
         place.due = now + answer * (0.5 + self.clock.random.random())
         return max(0.0, min(place.due, place.until) - now)
 
     # --- giving back and renewing
 
     def _return(self, seat: Seat, *, tasks: bool) -> None:
-        state = self.cell.state
+        self.cell.apply(self._rule.drop, seat.id)
         if seat.id is None:
-            state.alone = max(0, state.alone - 1)
             self.cell.apply(self._rule.first)
             return
-        state.held.discard(seat.id)
         words = ["leave", str(self.limit), str(int(self.lease * 1000)), seat.id]
         if tasks and _in_loop():
             self._spawn(self._return_by_task(words))
@@ -337,7 +357,7 @@ class SharedBulkhead(Guarding[Seats]):
         idle = threading.Event()
         while True:
             idle.wait(self.lease / 3)
-            seats = sorted(self.cell.state.held)
+            seats = self.cell.apply(self._rule.held)
             if not seats:
                 return
             try:

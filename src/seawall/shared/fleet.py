@@ -1,8 +1,8 @@
 """A fleet of processes: circuits that hear each other, and orders of people to all of them. Never on the path of a call.
 
-Each process says once a second, on a thread of its own, whether its circuits are open. When a share of the live voters of its zone
-says so, the others go to half-open, and find out with probes of their own: never straight to open, because the fault may lie with
-those that voted. When the store is down every process has its own circuits, and nothing else changes.
+Each process says once a second, on a thread of its own, whether its circuits are open. When a share of the live voters of its
+zone says so, the others go to half-open, and find out with probes of their own: never straight to open, because the fault may
+lie with those that voted. When the store is down every process has its own circuits, and nothing else changes.
 """
 
 from __future__ import annotations
@@ -165,7 +165,7 @@ class Fleet:
             shared.breaker.emit("breaker.doubted", votes=votes, live=live, zone=self.zone, verdict=number)
 
     def _told(self) -> dict[str, Any]:
-        policies = []
+        policies: list[dict[str, Any]] = []
         for policy in registry.live():
             if len(policies) >= MOST_POLICIES:
                 break
