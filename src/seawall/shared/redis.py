@@ -13,7 +13,7 @@ import weakref
 from collections.abc import AsyncGenerator, Iterable, Sequence
 from functools import lru_cache
 from importlib.resources import files
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 from urllib.parse import parse_qs, urlsplit
 
 import redis
@@ -66,6 +66,7 @@ class RedisStore:
         self._tasks = TaskBatches(self._send, self.budget)
         self._lock = threading.Lock()
         self._line: Any = None
+        self._pool: _Pool | None = None
         self._loops: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Any] = weakref.WeakKeyDictionary()
 
     # --- steps of limiters
@@ -136,13 +137,17 @@ class RedisStore:
 
         Needs the right to run CONFIG GET; without it, or when the server does not answer, it says so instead.
         """
-        client = self._make.client()
+        pool = None if self._make.cluster else self._make.pool()
+        client: Any = self._make.client() if pool is None else redis.Redis(connection_pool=pool.pool)
         try:
             found = client.config_get("maxmemory*") | client.config_get("min-replicas-to-write")
         except (redis.RedisError, OSError) as error:
             return [f"its settings could not be read: {_why(error)}"]
         finally:
             client.close()
+            for each in [] if pool is None else [pool.pool, *pool.helpers]:
+                each.close()
+        found = {_told(name): _told(value) for name, value in found.items()}
         warnings = []
         if found.get("maxmemory", "0") != "0" and found.get("maxmemory-policy") != "noeviction":
             warnings.append(f"maxmemory-policy is {found.get('maxmemory-policy')}: evicted counts are forgotten; use noeviction")
@@ -153,7 +158,7 @@ class RedisStore:
     def reopen(self) -> None:
         """After a fork: connections of our own."""
         self._lock = threading.Lock()
-        self._line = None
+        self._line = self._pool = None
         self._threads.reopen()
         self._loops = weakref.WeakKeyDictionary()
 
@@ -161,8 +166,11 @@ class RedisStore:
         """Close the threads' connection; those of loops are closed by `aclose`. It connects again when it is asked."""
         with self._lock:
             line, self._line = self._line, None
+            pool, self._pool = self._pool, None
         if line is not None:
             line.close() if self._make.cluster else line.disconnect()
+        for helper in [] if pool is None else pool.helpers:
+            helper.close()
 
     async def _until_the_loop_ends(self, loop: asyncio.AbstractEventLoop, holder: _AsyncLine) -> AsyncGenerator[None, None]:
         """Closes the loop's connection with the loop: asyncio ends the generators that are left, so nobody has to say it."""
@@ -181,10 +189,13 @@ class RedisStore:
 
     def _call_line(self, script: Script, keys: Sequence[str], arguments: Sequence[bytes | str]) -> Any:
         line, known = self._line, self._line is not None
+        if self._pool is None:
+            self._pool = self._make.pool()
         while True:
-            if line is None:
-                line = self._line = self._make.connection()
             try:
+                if line is None:
+                    line = self._line = self._pool.line()
+                    line.connect()
                 try:
                     line.send_command(b"EVALSHA", script.sha, len(keys), *keys, *arguments)
                     return line.read_response()
@@ -194,7 +205,8 @@ class RedisStore:
             except BaseException as error:
                 if not isinstance(error, redis.ResponseError) or isinstance(error, redis.ReadOnlyError):
                     self._line = None
-                    line.disconnect()
+                    if line is not None:
+                        line.disconnect()
                 if not (known and isinstance(error, redis.ConnectionError)):
                     raise
                 line, known = None, False  # the server closed it while it was idle: once more on a new one
@@ -216,6 +228,7 @@ class _AsyncLine:
     def __init__(self, make: _Maker) -> None:
         self._make = make
         self._line: Any = None
+        self._pool: _Pool | None = None
         self._turn = asyncio.Lock()
         self.keeper: Any = None
 
@@ -232,11 +245,13 @@ class _AsyncLine:
 
     async def _call_line(self, script: Script, keys: Sequence[str], arguments: Sequence[bytes | str]) -> Any:
         known = self._line is not None
+        if self._pool is None:
+            self._pool = self._make.async_pool()
         while True:
             line = self._line
             try:
                 if line is None:
-                    line = self._line = self._make.async_connection()
+                    line = self._line = self._pool.line()
                     await line.connect()
                 try:
                     await line.send_command(b"EVALSHA", script.sha, len(keys), *keys, *arguments)
@@ -257,6 +272,20 @@ class _AsyncLine:
         line, self._line = self._line, None
         if line is not None:
             await (line.aclose() if self._make.cluster else line.disconnect())
+        pool, self._pool = self._pool, None
+        for helper in [] if pool is None else pool.helpers:
+            await helper.aclose()
+
+
+class _Pool(NamedTuple):
+    """Makes connections. helpers: the sentinels' clients, which are to be closed as well."""
+
+    pool: Any
+    helpers: list[Any]
+
+    def line(self) -> Any:
+        """A connection, not yet connected; behind sentinels it asks them for the primary when it connects."""
+        return self.pool.make_connection()
 
 
 class _Maker:
@@ -298,33 +327,23 @@ class _Maker:
             redis.connection.parse_url(self._plain)  # type: ignore[no-untyped-call]  # raises for a bad one
 
     def client(self) -> Any:
-        """A client for threads, for what is rare."""
-        if self.cluster:
-            node: Any = redis.cluster.ClusterNode
-            nodes = [node(host, port) for host, port in self._hosts]
-            return RedisCluster(startup_nodes=nodes, **self._cluster_options())
-        if self.sentinel:
-            return self._sentinel(redis.Sentinel).master_for(self._service, **self._options, decode_responses=True)
-        return redis.Redis.from_url(self._plain, **self._options, decode_responses=True)
+        """A cluster client for threads."""
+        node: Any = redis.cluster.ClusterNode
+        return RedisCluster(startup_nodes=[node(host, port) for host, port in self._hosts], **self._cluster_options())
 
-    def connection(self) -> Any:
-        """A connection for threads, connected."""
-        if self.sentinel:
-            pool = self._sentinel(redis.Sentinel).master_for(self._service, **self._options).connection_pool
-        else:
-            pool = redis.ConnectionPool.from_url(self._plain, **self._options)
-        line = pool.make_connection()
-        line.connect()
-        return line
+    def pool(self) -> _Pool:
+        """Where connections for threads come from."""
+        if not self.sentinel:
+            return _Pool(redis.ConnectionPool.from_url(self._plain, **self._options), [])
+        sentinel = self._sentinel(redis.Sentinel)
+        return _Pool(sentinel.master_for(self._service, **self._options).connection_pool, sentinel.sentinels)
 
-    def async_connection(self) -> Any:
-        """A connection for tasks, not yet connected."""
-        if self.sentinel:
-            sentinel = self._sentinel(redis.asyncio.Sentinel)
-            pool = sentinel.master_for(self._service, **self._options_async()).connection_pool
-        else:
-            pool = redis.asyncio.ConnectionPool.from_url(self._plain, **self._options_async())
-        return pool.make_connection()
+    def async_pool(self) -> _Pool:
+        """Where connections for tasks come from."""
+        if not self.sentinel:
+            return _Pool(redis.asyncio.ConnectionPool.from_url(self._plain, **self._options_async()), [])
+        sentinel = self._sentinel(redis.asyncio.Sentinel)
+        return _Pool(sentinel.master_for(self._service, **self._options_async()).connection_pool, sentinel.sentinels)
 
     def async_cluster(self) -> Any:
         """A cluster client for tasks."""
@@ -377,6 +396,10 @@ def _by_slot(asks: Sequence[Ask]) -> list[list[int]]:
     for index, ask in enumerate(asks):
         groups.setdefault(key_slot(ask.keys[0].encode()), []).append(index)
     return list(groups.values())
+
+
+def _told(raw: Any) -> str:
+    return raw.decode("utf-8", "replace") if isinstance(raw, bytes) else str(raw)
 
 
 def _why(error: BaseException) -> str:

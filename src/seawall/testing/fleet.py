@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import select
 import subprocess
 import sys
 import time
@@ -14,11 +15,11 @@ _WORKER = "import sys; from seawall.testing.fleet import work; work(sys.argv[1])
 
 @dataclass(frozen=True)
 class Found:
-    """One process: the moments (monotonic seconds, the same clock for all on one machine) before each ask that passed, and
-    after it; how many asks there were; whether any was decided without the store."""
+    """One process: the moments of what passed, by its own clock (monotonic seconds, the same for all on one machine) and by the
+    store's (0 for what was leased); how many asks there were; whether any was decided without the store."""
 
     moments: list[float]
-    ends: list[float]
+    stamps: list[float]
     asks: int
     degraded: bool
 
@@ -69,19 +70,35 @@ def work(text: str) -> None:
     order = json.loads(text)
     limiter = sw.RateLimiter(order["spec"], store=order["url"], name=order["name"], mode=order["mode"], **order["options"])
     limiter.peek(order["key"])
-    moments, ends, asks, degraded = [], [], 0, False
+    moments, stamps, asks, degraded = [], [], 0, False
     while time.monotonic() < order["start"]:
-        time.sleep(0.001)
+        _sleep(0.001)
     end = time.monotonic() + order["seconds"]
     while (now := time.monotonic()) < end:
         asks += 1
-        if limiter.try_acquire(order["key"]):
+        stamp = _pass(limiter, order["key"])
+        if stamp is not None:
             moments.append(now)
-            ends.append(time.monotonic())
+            stamps.append(stamp)
         elif order["pause"]:
-            time.sleep(order["pause"])
+            _sleep(order["pause"])
         degraded = degraded or limiter.snapshot().degraded
-    sys.stdout.write(json.dumps({"moments": moments, "ends": ends, "asks": asks, "degraded": degraded}))
+    sys.stdout.write(json.dumps({"moments": moments, "stamps": stamps, "asks": asks, "degraded": degraded}))
+
+
+def _pass(limiter: Any, key: str) -> float | None:
+    """The store's moment if the ask passes, 0 if it passes on a lease, None if it does not pass."""
+    from seawall.shared.port import TAKE
+
+    if limiter.mode != "exact":
+        return 0.0 if limiter.try_acquire(key) else None
+    answer = limiter._source.ask(limiter.ask_for(TAKE, key, 1))
+    return answer.at / 1e6 if answer.granted else None
+
+
+def _sleep(seconds: float) -> None:
+    """As time.sleep, which a library that fakes the clock makes fail."""
+    select.select([], [], [], seconds)
 
 
 def worst_window(moments: list[float], window: float) -> int:
