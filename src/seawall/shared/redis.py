@@ -348,7 +348,7 @@ class _Maker:
     def async_cluster(self) -> Any:
         """A cluster client for tasks."""
         nodes = [redis.asyncio.cluster.ClusterNode(host, port) for host, port in self._hosts]
-        options = self._cluster_options() | {"retry": redis.asyncio.retry.Retry(NoBackoff(), 0)}
+        options = self._cluster_options() | {"retry": redis.asyncio.retry.Retry(NoBackoff(), 3)}
         return redis.asyncio.RedisCluster(startup_nodes=nodes, **options)
 
     def _options_async(self) -> dict[str, Any]:
