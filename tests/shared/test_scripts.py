@@ -28,7 +28,7 @@ class Twins:
         source = Script.named("step").source.decode()
         assert CLOCK in source
         source = source.replace(CLOCK, SAME_CLOCK)
-        source = source.replace(", 'PX', string.format('%.0f', max(1, ceil(micros / 1000)))", "")
+        source = source.replace(", 'PX', string.format('%.0f', max(1, ceil(micros / 1000)))", "").replace(", 'PX', ttl", "")
         source = source.replace("redis.call('PEXPIRE'", "redis.call('TOUCH', s.key) local _ = tostring(")
         source = source.replace("local _ = tostring(, s.key,", "local _ = tostring(")
         self.store = RedisStore(server.url, budget=5, script=Script(source))

@@ -32,7 +32,7 @@ MEMBER_FOR: Final = 10.0
 class Held:
     """One key's lease. size: how much is wanted next; mark: when so little is left, the next one is fetched."""
 
-    __slots__ = ("asked_at", "fetching", "left", "mark", "rate", "refused_until", "size", "spent", "until")
+    __slots__ = ("asked_at", "fetching", "left", "mark", "promised", "rate", "refused_until", "size", "spent", "until")
 
     def __init__(self, now: float) -> None:
         self.left = 0
@@ -44,6 +44,7 @@ class Held:
         self.asked_at = now
         self.refused_until = 0.0
         self.fetching = False
+        self.promised = False
 
 
 class Book:
@@ -165,8 +166,8 @@ class Book:
             unused = held.left if now < held.until + LIFE else 0
             held.left = 0
             held.fetching = True
-            kept_waiting = 0 < held.refused_until <= now  # it was told to come now: then what is there is enough
-        least = max(ask.cost, 1 if kept_waiting else held.size // 2, 1)
+            promised, held.promised = held.promised, False  # an exact refusal said that it passes now
+        least = max(ask.cost, 1 if promised else held.size // 2, 1)
         return Ask(LEASE, ask.keys, ask.program, cost=held.size, x=least, y=unused, waits=False, own=ask.cost)
 
     def _leased(self, lease: Ask, answer: Answer) -> Answer:
@@ -178,12 +179,15 @@ class Book:
             if answer.degraded:
                 return answer
             if not answer.granted:
-                held.refused_until = now + answer.wait / 1e6
-                return answer
+                pause = answer.wait / 1e6
+                if answer.wait > 0 and held.rate > 0:  # others take as well: come when an own share may have come in
+                    pause = max(pause, min(LIFE / 2, lease.x / held.rate))
+                held.refused_until = now + pause
+                return answer if answer.wait < 0 else answer._replace(wait=int(pause * 1e6) + 1)
             held.refused_until = 0.0
             held.left += answer.granted - lease.own
             held.until = now + LIFE
-            held.mark = answer.granted // 4
+            held.mark = answer.granted // 4 if answer.remaining >= held.size // 2 else -1  # nothing to fetch early
             return answer._replace(granted=1, remaining=answer.remaining + held.left)
 
     def _noted(self, ask: Ask, answer: Answer) -> Answer:
@@ -193,6 +197,7 @@ class Book:
                 held.spent += ask.cost
             elif answer.wait > 0 and ask.cost == 1 and not answer.degraded:
                 held.refused_until = self._clock.monotonic() + answer.wait / 1e6
+                held.promised = True
         return answer
 
     def _entry(self, name: str, now: float) -> Held:

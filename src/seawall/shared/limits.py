@@ -26,6 +26,8 @@ LETTERS: Final = {
 """The algorithm is part of the key, so that another one begins anew instead of reading what it cannot."""
 BURSTY: Final = ("token_bucket", "leaky_bucket")
 VERSION: Final = "sw1"
+MOST_KNOWN: Final = 4096
+"""Subjects whose keys are remembered: writing them costs as much as half of an ask."""
 
 
 class Limits:
@@ -45,6 +47,7 @@ class Limits:
         self._check(self.flat)
         self._unnamed = ", ".join(map(str, self.flat))
         self._programs: dict[str, Program] = {}
+        self._known: dict[Hashable, tuple[str, ...]] = {}
         self._last: Program | None = None
         self._until = 0.0
 
@@ -56,6 +59,7 @@ class Limits:
         flat = tuple(limit for limits in by_level for limit in limits)
         self._check(flat)
         self._by_level, self.flat = by_level, flat
+        self._known.clear()
         self._until = 0.0
 
     def rule(self, like: RateLimitRule) -> RateLimitRule:
@@ -86,7 +90,14 @@ class Limits:
         """One step on a key's limits. now: seconds of the wall clock. Raises TypeError for a key that cannot be shared."""
         if now >= self._until:
             self._make(now)
-        return Ask(verb, self._keys(name or self._unnamed, key), self._programs[priority], cost)
+        found = self._known.get(key) if key.__class__ is str else None
+        if found is None:
+            found = self._keys(name or self._unnamed, key)
+            if key.__class__ is str:
+                if len(self._known) >= MOST_KNOWN:
+                    self._known.clear()
+                self._known[key] = found
+        return Ask(verb, found, self._programs[priority], cost)
 
     def innermost(self, ask: Ask) -> Ask:
         """The same step on the innermost level only."""

@@ -10,7 +10,7 @@ from seawall.core import clock as clocks
 from seawall.core.clock import Clock
 from seawall.policies.key_table import GRACE, KeyTable
 from seawall.policies.meter import NEVER, Meter
-from seawall.shared.port import CHARGE, HOLD, LEASE, PEEK, RESET, TAKE, Answer, Ask, Done
+from seawall.shared.port import CHARGE, HOLD, LEASE, PEEK, RESET, TAKE, Answer, Ask, Done, Part
 
 OVERFLOW = "overflow"
 
@@ -58,6 +58,17 @@ class MemoryStore:
         with self._lock:
             now = self.now()
             return [self._step(ask, now, blocked) for ask in asks]
+
+    def mirror(self, keys: Sequence[str], parts: Sequence[Part], cost: int) -> None:
+        """Spend what somebody else has granted, where it fits, and answer nothing: an ask of which only the effect is wanted."""
+        at = self.now() * 1000
+        with self._lock:
+            for key, part in zip(keys, parts, strict=True):
+                place = self._place(key)
+                entry = self._entry(place, part.meter, at)
+                if entry.meter.wait(entry.value, at, cost) == 0:
+                    entry.value = entry.meter.spend(entry.value, at, cost)
+                    self.table.put(place, entry)
 
     def submit(self, ask: Ask, done: Done) -> None:
         """One step; `done` is called before this returns."""

@@ -87,7 +87,7 @@ class Source:
     def _well(self, ask: Ask, answer: Answer) -> None:
         spent = answer.granted if ask.verb == LEASE else ask.cost * answer.granted
         if self.outage == "local" and ask.verb in (TAKE, LEASE) and spent and ask.program.local is not None:
-            self._share.ask(Ask(TAKE, ask.keys, ask.program.local, spent))
+            self._share.mirror(ask.keys, ask.program.local.parts, spent)
         if self.degraded:
             self.degraded = False
             self._tell("limiter.recovered", store=self.gate.store.name, owed_keys=len(self._owed))

@@ -37,6 +37,7 @@ class Gate:
 
     def __init__(self, store: Store, clock: Clock | None = None) -> None:
         self.store = store
+        self._failed = False
         self.breaker = CircuitBreaker(
             consecutive_failures=3,
             window=10,
@@ -58,13 +59,19 @@ class Gate:
     def enter(self) -> Any:
         """A permit for one ask. Raises StoreDown while the circuit is open."""
         breaker = self.breaker
+        window = breaker.cell.state.window
+        if window is not None:  # closed, and in no mode
+            return window
         answer = breaker.cell.apply(breaker.rule.admit, self.clock.monotonic(), self.clock.random.random())
         if isinstance(answer, Rejection):
             raise StoreDown(f"{breaker.name} {answer.reason}")
         return answer
 
     def leave(self, permit: Any, outcome: Outcome) -> None:
-        """How the ask went."""
+        """How the ask went. A success is only worth counting when it ends a row of failures."""
+        if outcome is Outcome.SUCCESS and not self._failed and self.breaker.cell.state.phase == "closed":
+            return
+        self._failed = outcome is Outcome.FAILURE
         clock = self.clock
         self.breaker.cell.apply(
             self.breaker.rule.settle, clock.monotonic(), permit, outcome, took=0.0, hint=None, u=clock.random.random()

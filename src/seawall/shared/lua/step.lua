@@ -7,6 +7,55 @@
 local clock = redis.call('TIME')
 local now = tonumber(clock[1]) * 1000000 + tonumber(clock[2])
 
+-- The quick way, for what comes most: takes and looks at one token bucket each. It stands before all functions, because making
+-- those for every call would cost three times as much as deciding. What it decides, the long way would decide alike.
+
+local asks, quick = {}, true
+for i = 1, #ARGV do
+  local verb, cost, _, _, waits, count, alg, a, b, c = struct.unpack('>dddddddddd', ARGV[i])
+  if verb > 1 or count ~= 1 or alg ~= 1 or c ~= 1000 then quick = false break end
+  asks[i] = {verb, cost, waits, a, b}
+end
+
+if quick then
+  local answer, held = {}, {}
+  for i = 1, #ARGV do
+    local verb, cost, waits, a, b = unpack(asks[i])
+    local key, debt, back = KEYS[i], 0, false
+    local raw = redis.call('GET', key)
+    if raw then
+      local at, was, interval, scale = string.match(raw, '^(%d+):(%d+):(%d+):?(%d*)$')
+      at, scale = tonumber(at), tonumber(scale) or 1000
+      back = at > now
+      debt = tonumber(was)
+      if not back then debt = debt - (now - at) * scale end
+      if debt < 0 then debt = 0 end
+      if tonumber(interval) ~= a or scale ~= 1000 then debt = math.min(math.ceil(debt * a / tonumber(interval)), b) end
+    end
+    local need, granted, wait = cost * a, 1, 0
+    local over = debt + need - b
+    if cost > 0 and need > b then granted, wait = 0, -1
+    elseif cost > 0 and over > 0 then granted, wait = 0, math.ceil(over / 1000)
+    elseif cost > 0 and verb == 1 and held[key] then granted, wait = 0, 1 end
+    if verb == 1 and granted == 1 and cost > 0 then
+      debt = debt + need
+      local ttl = string.format('%.0f', math.max(1, math.ceil(debt / 1000000)))
+      redis.call('SET', key, string.format('%.0f:%.0f:%.0f', now, debt, a), 'PX', ttl)
+    elseif verb == 1 then
+      if back and debt > 0 then
+        local ttl = string.format('%.0f', math.max(1, math.ceil(debt / 1000000)))
+        redis.call('SET', key, string.format('%.0f:%.0f:%.0f', now, debt, a), 'PX', ttl)
+      end
+      if waits > 0 and granted == 0 and over > 0 then held[key] = true end
+    end
+    local n = i * 5
+    answer[n - 4], answer[n - 3], answer[n - 2] = granted, wait, math.max(0, math.floor((b - debt) / a))
+    answer[n - 1], answer[n] = math.ceil(debt / 1000), 0
+  end
+  answer[#answer + 1] = now
+  return answer
+end
+
 local NEVER = -1
 local PEEK, TAKE, CHARGE, HOLD, RESET, LEASE = 0, 1, 2, 3, 4, 5
 local BUCKET, SHAPER, SLIDING, LOG, FIXED, CALENDAR = 1, 2, 3, 4, 5, 6
