@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 
 import seawall as sw
+from seawall.shared.bulkhead import SharedBulkhead
+from seawall.shared.fleet import Fleet
 from seawall.shared.redis import RedisStore
 from seawall.testing import FaultProxy, Faults, capture_events
 from seawall.testing.servers import RedisServer, free_port
@@ -186,6 +188,26 @@ def test_the_least_rights_are_enough(own_server: RedisServer) -> None:
         with limiter.reserve("k", 1) as reservation:
             reservation.cancel()
         assert not limiter.snapshot().degraded, algorithm
+
+
+def test_the_least_rights_of_seats_and_fleets_are_enough(own_server: RedisServer) -> None:
+    """The same for what stands beside the limiter in the docs."""
+    rights = "resetkeys ~sw1:* resetchannels -@all +evalsha +eval +time +pexpire +zadd +zcard +zremrangebyscore"
+    rights += " +zrange +zrem +zscore +hset +hgetall +hdel +hincrby"
+    assert own_server.send(f"ACL SETUSER fleet on >secret {rights}".encode()).startswith(b"+OK")
+    url = own_server.url.replace("redis://", "redis://fleet:secret@")
+    bulkhead = SharedBulkhead(1, name="least", store=url, lease=0.3, budget=5)
+    with bulkhead.permit():
+        assert bulkhead.try_call(print).rejection is not None
+        time.sleep(0.5)  # renewed meanwhile
+    assert bulkhead.snapshot().lost == 0
+    assert not bulkhead.snapshot().degraded
+    fleet = Fleet(url, name="least", budget=5)
+    fleet.share(sw.CircuitBreaker(name="least"))
+    fleet.beat()
+    fleet.order("reset", "least")
+    assert fleet.ls()
+    fleet.close()
 
 
 @pytest.fixture(autouse=True)

@@ -18,7 +18,10 @@ app = App(
 )
 app.command("seawall.cli.check:check", name="check")
 app.command("seawall.cli.demo:demo", name="demo")
-app.command("seawall.cli.policy:app", name="policy")
+policy = App(name="policy", help="Look at the policies of a fleet, and give orders to its circuits.")
+for verb in ("ls", "isolate", "reset"):
+    policy.command(f"seawall.cli.policy:{verb}", name=verb)
+app.command(policy)
 
 
 def run(argv: Sequence[str]) -> int:

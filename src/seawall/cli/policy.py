@@ -7,15 +7,13 @@ import sys
 from dataclasses import asdict
 from typing import Annotated
 
-from cyclopts import App, Parameter
+from cyclopts import Parameter
 
 from seawall.cli import BAD_INPUT
 
-app = App(name="policy", help="Look at the policies of a fleet, and give orders to its circuits.")
 Store = Annotated[str, Parameter(env_var="SEAWALL_STORE")]
 
 
-@app.command
 def ls(*, store: Store, fleet: str = "default", json: Annotated[bool, Parameter(negative=())] = False) -> int:
     """List every policy of every live process.
 
@@ -45,7 +43,6 @@ def ls(*, store: Store, fleet: str = "default", json: Annotated[bool, Parameter(
     return _guarded(act)
 
 
-@app.command
 def isolate(policy: str, /, *, store: Store, fleet: str = "default") -> int:
     """Let every process refuse all calls of the circuits of this name, until `reset`.
 
@@ -61,7 +58,6 @@ def isolate(policy: str, /, *, store: Store, fleet: str = "default") -> int:
     return _order("isolate", policy, store, fleet)
 
 
-@app.command
 def reset(policy: str, /, *, store: Store, fleet: str = "default") -> int:
     """Close the circuits of this name in every process.
 

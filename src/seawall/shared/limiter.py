@@ -13,7 +13,7 @@ from typing import Any
 
 from seawall.core import units
 from seawall.core.clock import Clock
-from seawall.core.context import VARIABLE
+from seawall.core.context import current
 from seawall.core.runtime import refuse_under_loop
 from seawall.pipeline.cell import Cell
 from seawall.pipeline.limiter import LimiterSnapshot, RateLimiter
@@ -95,6 +95,11 @@ class SharedRateLimiter(RateLimiter):
         self._book = Book(self.limits, self._source, self._members, mode, self.ask_for)
         self._turns = Turns(self, self._lines, self._source, self._book, self._members)
         self._left = min(limit.capacity for limit in self.limits.flat)
+
+    @property
+    def is_plain(self) -> bool:
+        """Never: a store is asked."""
+        return False
 
     # --- asking directly
 
@@ -259,7 +264,7 @@ class SharedRateLimiter(RateLimiter):
 
         now = port.now()
         until = math.inf if timeout is None else now + timeout
-        deadline = VARIABLE.get().deadline
+        deadline = current().deadline
         if deadline is not None:
             until = min(until, deadline)
         answer = self._turns.begin(port, now, key, cost, until)
@@ -289,7 +294,7 @@ class SharedRateLimiter(RateLimiter):
     def ask_for(self, verb: int, key: Hashable, cost: int) -> Ask:
         """One step on a key, at the priority of the running context."""
         units.whole("cost", cost, least=0)
-        ask = self.limits.ask(verb, self._shared_name(), key, cost, VARIABLE.get().priority, self._gate.clock.wall())
+        ask = self.limits.ask(verb, self._shared_name(), key, cost, current().priority, self._gate.clock.wall())
         if self._book.leases:
             self._book.remember(key, ask)
         return ask

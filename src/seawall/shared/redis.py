@@ -7,12 +7,9 @@ script. A script that the server lost (a restart, a failover) is sent again whol
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import threading
 import weakref
 from collections.abc import AsyncGenerator, Iterable, Sequence
-from functools import lru_cache
-from importlib.resources import files
 from typing import Any, Final, NamedTuple
 from urllib.parse import parse_qs, urlsplit
 
@@ -26,22 +23,9 @@ from redis.retry import Retry
 from seawall.core import units
 from seawall.shared.coalesce import TaskBatches, ThreadBatches
 from seawall.shared.port import Answer, Ask, Done, StoreDown
+from seawall.shared.wire import Script, answers_of, packed, script_named, told
 
 SCHEMES: Final = ("redis", "rediss", "unix", "valkey", "valkeys")
-WIDTH: Final = 5  # numbers that the script answers for each ask
-
-
-class Script:
-    """One Lua script and its SHA-1."""
-
-    def __init__(self, source: str) -> None:
-        self.source = source.encode()
-        self.sha = hashlib.sha1(self.source, usedforsecurity=False).hexdigest().encode()
-
-    @classmethod
-    def named(cls, name: str) -> Script:
-        """The script in lua/NAME.lua."""
-        return cls(files("seawall.shared").joinpath("lua", f"{name}.lua").read_text("utf-8"))
 
 
 class RedisStore:
@@ -82,21 +66,21 @@ class RedisStore:
     def ask_all(self, asks: Sequence[Ask]) -> list[Answer]:
         """Several steps in order, in one round trip (per slot, on a cluster). Raises StoreDown."""
         if not self._make.cluster:
-            return _answers(self.call(self._step, *_packed(asks)))
+            return answers_of(self.call(self._step, *packed(asks)))
         found: dict[int, Answer] = {}
         for group in _by_slot(asks):
-            answers = _answers(self.call(self._step, *_packed([asks[index] for index in group])))
+            answers = answers_of(self.call(self._step, *packed([asks[index] for index in group])))
             found.update(zip(group, answers, strict=True))
         return [found[index] for index in range(len(asks))]
 
     async def _send(self, asks: Sequence[Ask]) -> list[Answer]:
         if not self._make.cluster:
-            return _answers(await self.acall(self._step, *_packed(asks)))
+            return answers_of(await self.acall(self._step, *packed(asks)))
         groups = _by_slot(asks)
-        calls = (self.acall(self._step, *_packed([asks[index] for index in group])) for group in groups)
+        calls = (self.acall(self._step, *packed([asks[index] for index in group])) for group in groups)
         found: dict[int, Answer] = {}
         for group, raw in zip(groups, await asyncio.gather(*calls), strict=True):
-            found.update(zip(group, _answers(raw), strict=True))
+            found.update(zip(group, answers_of(raw), strict=True))
         return [found[index] for index in range(len(asks))]
 
     # --- any script
@@ -126,11 +110,11 @@ class RedisStore:
 
     def call_named(self, name: str, keys: Sequence[str], arguments: Sequence[bytes | str]) -> Any:
         """Run the script lua/NAME.lua, for threads. Raises StoreDown."""
-        return self.call(_script(name), keys, arguments)
+        return self.call(script_named(name), keys, arguments)
 
     async def acall_named(self, name: str, keys: Sequence[str], arguments: Sequence[bytes | str]) -> Any:
         """Run the script lua/NAME.lua, for the running event loop. Raises StoreDown."""
-        return await self.acall(_script(name), keys, arguments)
+        return await self.acall(script_named(name), keys, arguments)
 
     def look(self) -> list[str]:
         """What of the server's settings would break a promise: a policy that evicts counts, no replicas required for writes.
@@ -362,33 +346,12 @@ class _Maker:
         return make(self._hosts, sentinel_kwargs=options | {"protocol": 2, "driver_info": None})
 
 
-def told(url: object) -> str:
-    """A URL without its password, for people."""
-    split = urlsplit(str(url))
-    host = split.netloc.rpartition("@")[2]
-    return f"{split.scheme}://{host}{split.path}"[:200]
-
-
-@lru_cache(maxsize=16)
-def _script(name: str) -> Script:
-    return Script.named(name)
-
-
 def _hosts(netloc: str) -> Iterable[tuple[str, int]]:
     for each in netloc.split(","):
         host, _, port = each.rpartition(":")
         if not host or not port.isdigit():
             raise ValueError(f"store must list its hosts as host:port,host:port; got {netloc!r}")
         yield host.strip("[]"), units.whole("port", int(port), most=65535)
-
-
-def _packed(asks: Sequence[Ask]) -> tuple[list[str], list[bytes]]:
-    return [key for ask in asks for key in ask.keys], [ask.packed() for ask in asks]
-
-
-def _answers(raw: list[int]) -> list[Answer]:
-    at = raw[-1]
-    return [Answer._make((*raw[first : first + WIDTH], at, False)) for first in range(0, len(raw) - 1, WIDTH)]
 
 
 def _by_slot(asks: Sequence[Ask]) -> list[list[int]]:
@@ -405,3 +368,6 @@ def _told(raw: Any) -> str:
 def _why(error: BaseException) -> str:
     """The error's kind and the start of its text, without what an address may hold."""
     return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"[:200]
+
+
+__all__ = ["RedisStore", "Script", "told"]

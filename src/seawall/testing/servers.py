@@ -120,10 +120,15 @@ class RedisServer:
             process.kill()
             process.wait(10)
 
+    def stop(self) -> None:
+        """End it for good, with what it kept on disk."""
+        self.kill()
+        folder, self._folder = self._folder, None
+        if folder is not None:
+            folder.cleanup()
+
     def __enter__(self) -> RedisServer:
         return self.start()
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self.kill()
-        if self._folder is not None:
-            self._folder.cleanup()
+        self.stop()
