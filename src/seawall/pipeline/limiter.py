@@ -142,6 +142,7 @@ class RateLimiter(Guarding[LimiterState]):
         replicas: int | None = None,
     ) -> None:
         refuse_store(store)
+        units.seconds("budget", budget)
         self.rule = RateLimitRule(
             limits=spec,  # type: ignore[arg-type]  # the rule reads text and lists
             algorithm=algorithm,

@@ -15,7 +15,7 @@ Outage = Literal["local", "open", "closed"]
 LONGEST_PENALTY: Final = 1e9
 SHARED: Final = "seawall.shared.limiter:SharedRateLimiter"
 """What a limiter becomes that needs a store, or one of the options that the limiter in memory has not."""
-ONLY_SHARED: Final = {"headroom": None, "observe": False, "mode": "exact", "outage": "local", "budget": 0.025, "replicas": None}
+ONLY_SHARED: Final = {"headroom": None, "observe": False, "mode": "exact", "outage": "local", "replicas": None}
 
 
 def checked_key(key: Hashable) -> Hashable:

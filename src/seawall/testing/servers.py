@@ -6,14 +6,16 @@ on a free port of the loopback interface, without persistence, and ends it by it
 
 from __future__ import annotations
 
+import ctypes
 import importlib
 import os
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Literal
@@ -40,6 +42,14 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+def _ends_with_its_parent() -> Callable[[], object] | None:
+    """What a child does before it becomes the server: on Linux it asks to be ended when its parent is, in whatever way."""
+    if not sys.platform.startswith("linux"):
+        return None
+    libc = ctypes.CDLL(None)
+    return lambda: libc.prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
 
 
 class RedisServer:
@@ -84,7 +94,13 @@ class RedisServer:
         if self._sentinel is None:
             command += ["--save", "", "--appendonly", "no", *self.options]
         with (folder / "log").open("ab") as log:
-            self._process = subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
+            self._process = subprocess.Popen(
+                command,
+                stdout=log,
+                stderr=log,
+                stdin=subprocess.DEVNULL,
+                preexec_fn=_ends_with_its_parent(),  # noqa: PLW1509  # one call of libc, which takes no lock
+            )
         deadline = time.monotonic() + READY_WITHIN
         while time.monotonic() < deadline:
             if self._process.poll() is not None:
