@@ -25,6 +25,10 @@ registry = App(name="registry", help="Look into a registry, and change what stan
 for verb in ("ls", "watch", "register", "drain"):
     registry.command(f"seawall.cli.registry:{verb}", name=verb)
 app.command(registry)
+policy = App(name="policy", help="Look at the policies of a fleet, and give orders to its circuits.")
+for verb in ("ls", "isolate", "reset"):
+    policy.command(f"seawall.cli.policy:{verb}", name=verb)
+app.command(policy)
 
 
 def run(argv: Sequence[str]) -> int:

@@ -136,6 +136,11 @@ class CircuitBreaker(Guarding[BreakerState]):
         """Back to closed with an empty window; results of calls that run now change nothing."""
         self.cell.apply(self.rule.reset, self.clock.monotonic())
 
+    def doubt(self, epoch: int) -> bool:
+        """Find out with probes whether the callee is well, because others say it is not. epoch: `cell.state.epoch` at the time
+        they were asked; nothing happens unless the circuit is closed and still in it. Whether it went to half-open."""
+        return bool(self.cell.apply(self.rule.doubt, self.clock.monotonic(), epoch))
+
     def snapshot(self) -> BreakerSnapshot:
         """What it holds now."""
         return self.cell.apply(self._read, self.clock.monotonic())

@@ -202,6 +202,14 @@ class BreakerRule:
         self._close(state, now)
         return (Note("breaker.reset"),)
 
+    def doubt(self, state: BreakerState, now: float, epoch: int) -> Events:
+        """Others say that the callee is broken: find out with probes, never open at once. Nothing happens unless the circuit
+        is closed and still in the epoch in which they were asked."""
+        if state.phase != "closed" or state.mode is not None or state.epoch != epoch:
+            return ()
+        state.current = None
+        return self._half_open(state)
+
     def state(self, state: BreakerState) -> State:
         """The word for what the circuit does now."""
         return state.mode or ("half_open" if state.phase == "ramping" else state.phase)

@@ -20,7 +20,8 @@ class Decision:
     allowed: whether it passes (and was spent, unless it was only a look). remaining: whole units left, >= 0.
     retry_after: seconds until the same cost passes if nobody else spends; 0 when allowed, inf when it never can.
     reset_after: seconds until the key is as if nothing had been spent. limit: the limit that says so: of several, the one
-    that asks for the longest wait, or leaves the least.
+    that asks for the longest wait, or leaves the least. level: that limit's level in a hierarchy, else None.
+    degraded: whether it was decided without the store that processes share.
     """
 
     allowed: bool
@@ -28,6 +29,8 @@ class Decision:
     retry_after: float
     reset_after: float
     limit: Limit
+    level: str | None = None
+    degraded: bool = False
 
 
 class Grant(Permit):
