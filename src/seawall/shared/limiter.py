@@ -40,6 +40,8 @@ from seawall.shared.turns import Turns
 class SharedRateLimiter(RateLimiter):
     """`sw.RateLimiter` with a store. Parameters and verbs: see there."""
 
+    is_shared = True
+
     def __init__(
         self,
         spec: Spec,
