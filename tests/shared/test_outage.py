@@ -171,6 +171,9 @@ def test_what_stands_against_the_promises_is_said(own_server: RedisServer, down:
     own_server.send(b"CONFIG SET maxmemory-policy allkeys-lru")
     (warning,) = store.look()
     assert "allkeys-lru" in warning
+    with capture_events() as events:
+        assert sw.RateLimiter("1/s", store=store, name="looks").try_acquire()
+        until(lambda: "store.warned" in [event.kind for event in events])
     assert "could not be read" in RedisStore(down, budget=1).look()[0]
 
 

@@ -236,6 +236,7 @@ class Members:
 
     def is_due(self) -> bool:
         """Whether it is time to greet; from here on it is not."""
+        self._gate.look_once()
         if not self._counts:
             return False
         now = self._gate.clock.monotonic()

@@ -96,7 +96,10 @@ class RedisStore:
             raise StoreDown(_why(error)) from error
 
     async def acall(self, script: Script, keys: Sequence[str], arguments: Sequence[bytes | str]) -> Any:
-        """Run a script, for the running event loop. Raises StoreDown."""
+        """Run a script, for the running event loop. Raises StoreDown. On a cluster on a worker thread: under concurrent calls
+        redis-py's asyncio cluster client sends some twice (seen with 8.1), which would charge them twice."""
+        if self._make.cluster:
+            return await asyncio.to_thread(self.call, script, keys, arguments)
         loop = asyncio.get_running_loop()
         holder = self._loops.get(loop)
         if holder is None:
@@ -207,7 +210,7 @@ class RedisStore:
 
 
 class _AsyncLine:
-    """One event loop's connection, or its cluster client."""
+    """One event loop's connection."""
 
     def __init__(self, make: _Maker) -> None:
         self._make = make
@@ -217,13 +220,6 @@ class _AsyncLine:
         self.keeper: Any = None
 
     async def call(self, script: Script, keys: Sequence[str], arguments: Sequence[bytes | str]) -> Any:
-        if self._make.cluster:
-            if self._line is None:
-                self._line = self._make.async_cluster()
-            try:
-                return await self._line.evalsha(script.sha.decode(), len(keys), *keys, *arguments)
-            except redis.exceptions.NoScriptError:
-                return await self._line.eval(script.source.decode(), len(keys), *keys, *arguments)
         async with self._turn:
             return await self._call_line(script, keys, arguments)
 
@@ -255,7 +251,7 @@ class _AsyncLine:
     async def close(self) -> None:
         line, self._line = self._line, None
         if line is not None:
-            await (line.aclose() if self._make.cluster else line.disconnect())
+            await line.disconnect()
         pool, self._pool = self._pool, None
         for helper in [] if pool is None else pool.helpers:
             await helper.aclose()
@@ -328,12 +324,6 @@ class _Maker:
             return _Pool(redis.asyncio.ConnectionPool.from_url(self._plain, **self._options_async()), [])
         sentinel = self._sentinel(redis.asyncio.Sentinel)
         return _Pool(sentinel.master_for(self._service, **self._options_async()).connection_pool, sentinel.sentinels)
-
-    def async_cluster(self) -> Any:
-        """A cluster client for tasks."""
-        nodes = [redis.asyncio.cluster.ClusterNode(host, port) for host, port in self._hosts]
-        options = self._cluster_options() | {"retry": redis.asyncio.retry.Retry(NoBackoff(), 3)}
-        return redis.asyncio.RedisCluster(startup_nodes=nodes, **options)
 
     def _options_async(self) -> dict[str, Any]:
         return self._options | {"retry": redis.asyncio.retry.Retry(NoBackoff(), 0)}

@@ -5,12 +5,15 @@ from __future__ import annotations
 import asyncio
 import threading
 import weakref
+from collections.abc import Callable
 from importlib import import_module
 from importlib.metadata import entry_points
+from logging import DEBUG, WARNING, getLogger
 from typing import Any, Final
 
 from seawall.core.clock import Clock
 from seawall.core.errors import MissingExtra
+from seawall.core.events import Event, everywhere
 from seawall.core.outcome import Outcome
 from seawall.pipeline.breaker import CircuitBreaker
 from seawall.policies.backoff import Backoff
@@ -38,6 +41,7 @@ class Gate:
     def __init__(self, store: Store, clock: Clock | None = None) -> None:
         self.store = store
         self._failed = False
+        self._looked = False
         self.breaker = CircuitBreaker(
             consecutive_failures=3,
             window=10,
@@ -138,6 +142,22 @@ class Gate:
         finally:
             self.leave(permit, outcome)
         return answer
+
+    def look_once(self) -> None:
+        """At the first ask: look, on a thread of its own, for settings of the server that stand against the promises, and tell
+        them by the log and the event "store.warned". Whoever lacks the right to read them is not bothered."""
+        look = getattr(self.store, "look", None)
+        if self._looked or look is None:
+            return
+        self._looked = True
+        threading.Thread(target=self._look, args=(look,), name="seawall store look", daemon=True).start()
+
+    def _look(self, look: Callable[[], list[str]]) -> None:
+        for warning in look():
+            unread = warning.startswith("its settings could not be read")
+            getLogger("seawall.shared").log(DEBUG if unread else WARNING, "store %s: %s", self.store.name, warning)
+            if not unread:
+                everywhere.emit(Event("store.warned", self.store.name, self.clock.monotonic(), None, {"warning": warning}))
 
     def reopen(self) -> None:
         """After a fork."""
