@@ -1,9 +1,9 @@
 """Mutation testing of one file of rules: make one small mistake at a time, and see whether the fast tests notice.
 
 `python tools/mutate.py src/seawall/policies/backoff.py TESTS...` writes docs/mutation/<name>.txt, one line per mutant. A run
-goes on where the last one stopped; a run over a complete report tries its survivors again; a run after the file has changed begins anew.
-Survivors are explained in docs/mutation/survivors.txt, and the report repeats the reason. Work happens in a copy of the source
-tree, so that an interrupted run leaves nothing broken; each mutant is tried in a forked child, which saves the start of pytest.
+goes on where the last one stopped; over a complete report it tries the survivors again; after a change of the file it begins
+anew. Survivors are explained in docs/mutation/survivors.txt, and the report repeats the reason. Work happens in a copy of the
+source tree, so that an interrupted run leaves nothing broken; each mutant is tried in a forked child, to save pytest's start.
 """
 
 from __future__ import annotations

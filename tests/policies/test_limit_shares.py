@@ -25,7 +25,8 @@ def limit(**options: Any) -> tuple[AdaptiveLimitRule, LimitState]:
 
 def come(rule: AdaptiveLimitRule, state: LimitState, *, now: float = 0.0, times: int = 1, **who: Any) -> list[Any]:
     """So many calls of one kind."""
-    return [rule.admit(state, now, math.inf, who.get("priority", "default"), who.get("partition"), who.get("tenant")) for _ in range(times)]  # fmt: skip
+    words = (who.get("priority", "default"), who.get("partition"), who.get("tenant"))
+    return [rule.admit(state, now, math.inf, *words) for _ in range(times)]
 
 
 def ran(answers: list[Any]) -> int:
