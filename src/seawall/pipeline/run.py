@@ -46,6 +46,7 @@ class Run:
         "budgets",
         "classifier",
         "deadline",
+        "drills",
         "fn",
         "held",
         "identity",
@@ -93,6 +94,7 @@ class Run:
         self.key: str | None = None
         self.token: Token[Context] | None = None
         self.started = 0.0
+        self.drills: dict[Any, Any] | None = None
 
     # --- the beginning and the end of the call
 
