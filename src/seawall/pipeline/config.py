@@ -150,7 +150,7 @@ def _pipeline(name: str, table: object, where: _Where) -> Pipeline:
         except BadTable as error:
             raise where.error(f"pipeline {name}: {error}", name, *error.words) from error
     try:
-        return Pipeline(*policies, name=name, observe=bool(table.get("observe", False)))
+        return Pipeline(*policies, name=name, observe=table.get("observe", False))
     except (ValueError, TypeError) as error:
         raise where.error(f"pipeline {name}: {error}", name) from error
 

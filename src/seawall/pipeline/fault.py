@@ -76,6 +76,7 @@ class Fault(Policy):
     """
 
     kind = "fault"
+    acts_while_observing = True
     why_no_block = "a block cannot be broken from outside"
 
     def __init__(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable, Generator
+from collections.abc import AsyncGenerator, Callable, Collection, Generator
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -30,11 +30,15 @@ _DEADLINE = CallerDeadline()
 
 @dataclass(frozen=True, slots=True)
 class PipelineSnapshot:
-    """One pipeline at one moment: the snapshots of its policies, outermost first."""
+    """One pipeline at one moment: the snapshots of its policies, outermost first.
+
+    observes: whether any of its policies only observes; observed: the names of those.
+    """
 
     name: str
     observes: bool
     policies: tuple[Any, ...]
+    observed: tuple[str, ...] = ()
 
 
 class Pipeline(Verbs):
@@ -44,9 +48,12 @@ class Pipeline(Verbs):
     name: what errors, events and snapshots call it; None = the qualified name of what it first decorates.
     clock: where all its time comes from; None = a clock that one of its policies was given, else the system's.
     classifier: what errors and results mean to all policies in it; None = `DefaultClassifier()`.
-    observe: count and tell what guards would have refused, refuse nothing. Default False.
+    observe: count and tell what would have been refused, held up in a queue or cut, but refuse, hold up and cut nothing. True =
+        all policies, or the names of those that only observe. What adds to a call (attempts, copies, answers from memory) goes
+        on, and deadlines of the caller hold. Default False.
 
-    Raises TypeError for what is no policy; ValueError for a policy or a name that stands in it twice, or for two clocks.
+    Raises TypeError for what is no policy; ValueError for a policy or a name that stands in it twice, for two clocks, or for
+    a name to observe that no policy has.
     """
 
     def __init__(
@@ -55,7 +62,7 @@ class Pipeline(Verbs):
         name: str | None = None,
         clock: Clock | None = None,
         classifier: Classifier | None = None,
-        observe: bool = False,
+        observe: bool | Collection[str] = False,
     ) -> None:
         if name is not None and (not isinstance(name, str) or not name):
             raise TypeError(f"name must be a text that is not empty; got {name!r}")
@@ -64,12 +71,13 @@ class Pipeline(Verbs):
         _refuse_strangers(policies)
         self.policies = policies
         self.classifier: Classifier = DefaultClassifier() if classifier is None else classifier
-        self.observes = bool(observe)
         self._given_name = name
         self._own_clock = _common_clock(policies, clock)
         self.sinks = Sinks()
         _name_policies(policies, self._own_clock)
-        self._may_wait = any(policy.may_wait for policy in policies)
+        self._observed = _observed(policies, observe)
+        self.observes = bool(self._observed)
+        self._may_wait = any(policy.may_wait and not _moot(policy, self._observed) for policy in policies)
         self._sync = _chain(policies, guard_sync, guard_sync.invoke)
         self._async: Layer | None = None
         self._streams: dict[str, tuple[Layer, Layer]] = {}
@@ -81,7 +89,7 @@ class Pipeline(Verbs):
         name: str | None = None,
         clock: Clock | None = None,
         classifier: Classifier | None = None,
-        observe: bool = False,
+        observe: bool | Collection[str] = False,
     ) -> Pipeline:
         """A pipeline of these policies, given in any order, in the recommended one (docs/patterns/pipeline.md).
 
@@ -149,7 +157,8 @@ class Pipeline(Verbs):
 
     def snapshot(self) -> PipelineSnapshot:
         """The state of all its policies, as frozen dataclasses."""
-        return PipelineSnapshot(self.name, self.observes, tuple(policy.snapshot() for policy in self.policies))
+        observed = tuple(policy.name for policy in self.policies if self.only_observes(policy))
+        return PipelineSnapshot(self.name, self.observes, tuple(policy.snapshot() for policy in self.policies), observed)
 
     def explain(self) -> Explanation:
         """What it does to one call in the worst case, and what in it would surprise."""
@@ -165,6 +174,10 @@ class Pipeline(Verbs):
 
     def __repr__(self) -> str:
         return f"<Pipeline {self.name!r}: {' > '.join(policy.name for policy in self.policies) or 'nothing'}>"
+
+    def only_observes(self, policy: Policy) -> bool:
+        """Whether this policy only observes in this pipeline: it counts and tells, and refuses, holds up and cuts nothing."""
+        return self.observes and (policy in self._observed or policy.stands_for in self._observed)
 
     # --- running: the reference, which the compiler must equal
 
@@ -238,6 +251,24 @@ def _chain(policies: tuple[Policy, ...], twins: Any, innermost: Layer) -> Layer:
 def _within_deadline(run: Any, chain: Layer, twins: Any) -> Layer:
     """The chain, cut at the deadline that the caller's context brought along, if it brought one."""
     return chain if run.deadline is None else partial(twins.timeout, _DEADLINE, chain)
+
+
+def _observed(policies: tuple[Policy, ...], observe: Any) -> frozenset[Policy]:
+    """The policies that only observe: all, none, or those of the names given."""
+    if isinstance(observe, bool):
+        return frozenset(policies if observe else ())
+    if isinstance(observe, str) or not isinstance(observe, Collection) or not all(isinstance(name, str) for name in observe):
+        raise TypeError(f"observe must be True, False, or a list of names of policies; got {observe!r}")
+    unknown = sorted(set(observe) - {policy.name for policy in policies})
+    if unknown:
+        names = ", ".join(repr(policy.name) for policy in policies)
+        raise ValueError(f"observe must name policies of the pipeline, which are {names}; got {unknown[0]!r}")
+    return frozenset(policy for policy in policies if policy.name in observe)
+
+
+def _moot(policy: Policy, observed: frozenset[Policy]) -> bool:
+    """Whether a policy that may wait does not, because it only observes. What adds to a call goes on, and may wait."""
+    return policy in observed and not policy.acts_while_observing
 
 
 def _refuse_strangers(policies: tuple[Any, ...]) -> None:

@@ -28,6 +28,10 @@ class Policy(Verbs):
     kind: ClassVar[str] = "policy"
     may_wait: bool = False
     """Whether a sync call through it may have to wait, which a running event loop must not."""
+    acts_while_observing: bool = False
+    """Whether it goes on in a pipeline that observes, because it refuses, holds up and cuts nothing: it adds to the call."""
+    stands_for: Policy | None = None
+    """The policy that stands in the pipeline in its place: one of a keyed family is made by it."""
     why_no_block: str | None = None
     """Why it cannot guard a permit block, or None when it can."""
 

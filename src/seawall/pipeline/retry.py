@@ -73,6 +73,7 @@ class Retry(Policy):
     """
 
     kind = "retry"
+    acts_while_observing = True
     why_no_block = "Retry repeats the call, and a block cannot be repeated; use `for attempt in retry.attempts()`"
 
     def __init__(
