@@ -311,6 +311,8 @@ class Attempts:
 
     def _course(self, port: Any) -> Course:
         run = Run(self._policy.whole, port, _block)
+        if run.deadline is not None and port.now() >= run.deadline:
+            raise TimedOut(f"{self._policy.name}: the deadline passed before the first attempt", policy="deadline", started=False)
         return Course(self._policy, run, in_loop=True)
 
 
