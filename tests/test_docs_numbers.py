@@ -42,6 +42,7 @@ DOCS = ROOT / "docs"
 OPTIONS: dict[str, Callable[..., Any]] = {
     "patterns/adaptive-limit.md": sw.AdaptiveLimit,
     "patterns/adaptive-timeout.md": sw.AdaptiveTimeout,
+    "patterns/admission-control.md": sw.AdmissionControl,
     "patterns/bulkhead.md": sw.Bulkhead,
     "patterns/cache.md": sw.Cache,
     "patterns/circuit-breaker.md": sw.CircuitBreaker,
@@ -98,7 +99,9 @@ def test_the_defaults_of_an_options_table_are_those_of_the_signature(page: str) 
     policy = OPTIONS[page]
     parameters = inspect.signature(policy).parameters
     told: list[str] = []
-    others = [row for other, kind in OPTIONS.items() if kind is policy and other != page for row in rows((DOCS / other).read_text())]
+    others = [
+        row for other, kind in OPTIONS.items() if kind is policy and other != page for row in rows((DOCS / other).read_text())
+    ]
     for names, defaults in rows((DOCS / page).read_text()):
         assert len(names) == len(defaults), f"{page}: {names} have {defaults}"
         for name, said in zip(names, defaults, strict=True):
@@ -241,6 +244,8 @@ def STATED() -> bool:  # noqa: N802  # stands among constants
 
 Claim = tuple[str, Callable[[], bool]]
 LIMIT, ALGORITHMS = adaptive_limit.AdaptiveLimitRule(), limit_algorithms
+OVERLOAD = "policies/test_admission.py::test_under_twice_the_load_the_critical_are_served_and_the_sheddable_pay"
+TENANTS = "policies/test_limit_shares.py::test_under_overload_tenants_of_unlike_demand_hold_even_shares"
 CLAIMS: dict[str, list[Claim]] = {
     "patterns/adaptive-limit.md": [
         ("knee found (1 = the knee)", STATED),
@@ -256,11 +261,22 @@ CLAIMS: dict[str, list[Claim]] = {
         ("at least 10 results", lambda: limit_window.LEAST_SAMPLES == 10),
         ("and 503 count as dropped", lambda: kind_of_status(503) is Kind.OVERLOADED),
         ("up to 70 % of the limit", lambda: adaptive_limit.SHARES == (1.1, 1.0, 0.7)),
+        ("12 places, one tenant asks for 54 calls at once and two for 6 each", lambda: proved(TENANTS)),
+        ("holds more than 9 places; with it, each holds between 3.5 and 4.5 with a queue of 30, and between 2.8 and 5.6 without one", lambda: proved(TENANTS)),
         ("last 100 ms was above 5 ms, those who waited longer than 10 ms", lambda: (LIMIT.interval, 2 * LIMIT.target) == (0.1, 0.01)),
     ],
     "patterns/adaptive-timeout.md": [
         ("fewer than 20 latencies are known", lambda: QuantileRule(quantile=0.99).least == 20),
         ("a factor near 1", STATED),
+    ],
+    "patterns/admission-control.md": [
+        ("a step sheds 5 % whatever the mix", lambda: default(sw.AdmissionControl, "shed") == 0.05),
+        ("It closes by 5 % per window", lambda: default(sw.AdmissionControl, "shed") == 0.05),
+        ("about 14 windows pass until half is shed", lambda: 13 < math.log(0.5) / math.log(0.95) < 14),
+        ("It opens by 1 % of what came per window", lambda: default(sw.AdmissionControl, "regain") == 0.01),
+        ("20 workers under twice the load", lambda: proved(OVERLOAD)),
+        ("more than 99.9 % of the critical calls are served, 40 to 60 % of the default ones, less than 1 % of the sheddable ones", lambda: proved(OVERLOAD)),
+        ("The mean wait is below 200 ms", lambda: proved(OVERLOAD)),
     ],
     "patterns/bulkhead.md": [("on 8 threads of its own", lambda: sw.Bulkhead.threads(8).rule.limit == 8)],
     "patterns/circuit-breaker.md": [

@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from seawall.core.wire import outgoing_headers as outgoing_headers
     from seawall.pipeline.adaptive_limit import AdaptiveLimit as AdaptiveLimit
     from seawall.pipeline.adaptive_timeout import AdaptiveTimeout as AdaptiveTimeout
+    from seawall.pipeline.admission import AdmissionControl as AdmissionControl
     from seawall.pipeline.breaker import CircuitBreaker as CircuitBreaker
     from seawall.pipeline.bulkhead import Bulkhead as Bulkhead
     from seawall.pipeline.cache import Cache as Cache
@@ -96,6 +97,7 @@ _NAMES = {
     "core.wire": ("incoming", "outgoing_headers"),
     "pipeline.adaptive_limit": ("AdaptiveLimit",),
     "pipeline.adaptive_timeout": ("AdaptiveTimeout",),
+    "pipeline.admission": ("AdmissionControl",),
     "pipeline.breaker": ("CircuitBreaker",),
     "pipeline.bulkhead": ("Bulkhead",),
     "pipeline.cache": ("Cache",),
@@ -120,6 +122,7 @@ __all__ = [
     "SUCCEEDED",
     "AdaptiveLimit",
     "AdaptiveTimeout",
+    "AdmissionControl",
     "Backoff",
     "BudgetSpent",
     "Bulkhead",

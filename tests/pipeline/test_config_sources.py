@@ -283,7 +283,7 @@ def test_a_folder_that_cannot_be_used_says_why(file: Path, tmp_path: Path, make:
         ("POLICIES__RETRY__BUDGET", "nobody", r"there is no retry_budget 'nobody'"),
         ("POLICIES", "3", r"policies must be an array"),
         ("PRESET", "htp", r"there is no such preset; got 'htp'; did you mean 'http'"),
-        ("OBSERVE", "perhaps", r"observe must be true or false; got 'perhaps'"),
+        ("OBSERVE", "perhaps", r"observe must be true or false, or a list of names; got 'perhaps'"),
         ("POLICIES__RETRY__ON", "[" * 50, r"__ON: tables may stand in each other at most 32 deep"),
         ("POLICIES__BULKHEAD", "x" * ((1 << 20) + 1), r"larger than 1048576 bytes together"),
     ],
@@ -309,7 +309,7 @@ def test_a_bad_variable_is_named(file: Path, variable: str, value: str, complain
         ("[pipelines.x]\npreset = 'http'\npolicies = [{ timeout = 1 }]", r":12: beside preset, policies must be a table"),
         ("[pipelines.x]\npreset = 'http'\n[pipelines.x.policies]\n\nretri = 1", r":14: pipeline 'x' has no policy 'retri'; did"),
         ("[pipelines.x]\npreset = 'http'\n[pipelines.x.policies]\nretry.attempts = '3'", r":13: .*attempts must be a whole"),
-        ("[pipelines.x]\nobserve = 1", r":11: pipeline x: observe must be true or false; got 1"),
+        ("[pipelines.x]\nobserve = 1", r":11: pipeline x: observe must be true or false, or a list of names; got 1"),
         ("[pipelines.x]\npolicies = [\n{ timeout = 1 },\n{ retry = { backoff = { cap = 'x' } } }]", r":13: .*backoff: cap must"),
     ],
 )  # fmt: skip

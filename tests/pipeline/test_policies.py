@@ -228,7 +228,7 @@ def test_attempt_and_depth_are_told_to_the_callee(seawall_time: VirtualClock, ru
             return await super().acall()
 
     run(sw.Retry(3, on=OSError), Telling(OSError(), OSError(), 1))
-    assert seen == [(1, 0), (2, 1), (3, 1)]
+    assert seen == [(1, 1), (2, 1), (3, 1)]
     assert sw.current().attempt == 1
 
 

@@ -14,6 +14,7 @@ from typing import Any, Final, Literal, ParamSpec, TypeVar
 
 from seawall.core import clock as clocks
 from seawall.core import units
+from seawall.core.nesting import retries_around
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -27,8 +28,8 @@ class Context:
     """What the code of a guarded call can know about itself.
 
     deadline: the moment (monotonic seconds of the clock) at which everything inside must be done, or None.
-    attempt: the number of this attempt in the nearest Retry, from 1. depth: how many Retry policies around it are repeating.
-    retry: where the nearest of those was made, as "file:line", or None.
+    attempt: the number of this attempt in the nearest Retry, from 1. depth: how many Retry policies stand around it.
+    retry: where the nearest of them was made, as "file:line", or None.
     priority: "critical", "default" or "sheddable". key: the idempotency key, the same for every attempt, or None.
     connect, read: seconds that the nearest Timeout gives to these parts of a client's call, or None.
     """
@@ -58,7 +59,13 @@ KEY: Final[contextvars.ContextVar[str | list[Any] | None]] = contextvars.Context
 def current() -> Context:
     """The context of the code that asks."""
     context, deadline, key = VARIABLE.get(), deadline_at(), call_key()
-    return context if deadline is None and key is None else replace(context, deadline=deadline, key=key)
+    around = list(retries_around())
+    if around and around[0][1]:
+        context = replace(context, attempt=1, retry=around[0][0].made_at)
+    depth = context.depth + sum(first for _, first in around)
+    if deadline is None and key is None and depth == context.depth:
+        return context
+    return replace(context, deadline=deadline, key=key, depth=depth)
 
 
 def deadline_at() -> float | None:

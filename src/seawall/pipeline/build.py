@@ -11,6 +11,7 @@ from typing import Any, Final
 from seawall.core import errors
 from seawall.pipeline.adaptive_limit import AdaptiveLimit
 from seawall.pipeline.adaptive_timeout import AdaptiveTimeout
+from seawall.pipeline.admission import AdmissionControl
 from seawall.pipeline.breaker import CircuitBreaker
 from seawall.pipeline.bulkhead import Bulkhead
 from seawall.pipeline.cache import Cache
@@ -27,6 +28,7 @@ from seawall.policies.backoff import Backoff
 KINDS: Final[dict[str, Callable[..., Policy]]] = {
     "adaptive_limit": AdaptiveLimit,
     "adaptive_timeout": AdaptiveTimeout,
+    "admission_control": AdmissionControl,
     "cache": Cache,
     "timeout": Timeout,
     "retry": Retry,
@@ -43,6 +45,7 @@ SHAREABLE: Final[dict[str, Callable[..., Policy]]] = {**KINDS, "retry_budget": R
 
 _IN_CODE: Final = {
     "clock",
+    "delay",
     "failures",
     "store",
     "weigh",

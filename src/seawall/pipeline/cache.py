@@ -49,6 +49,7 @@ class Cache(Policy):
     """
 
     kind = "cache"
+    acts_while_observing = True
     why_no_block = "a block has no result that could be kept"
     may_wait = True
 

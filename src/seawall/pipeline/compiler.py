@@ -26,10 +26,10 @@ from typing import TYPE_CHECKING, Any, Final
 from seawall.core.clock import SystemClock
 from seawall.core.context import DEADLINE, KEY
 from seawall.core.events import ENDED_WELL, Event, everywhere
+from seawall.core.nesting import GENERATED
 from seawall.core.runtime import AT, CHEAP_LOOP, loop_is_running
 from seawall.pipeline import guard_sync
 from seawall.pipeline.aid import Aid
-from seawall.pipeline.nesting import GENERATED
 from seawall.pipeline.retry import Retry
 from seawall.pipeline.run import UNMARKED, AsyncRun, Identity, SyncRun, key_of, refuse_late_work, refuse_no_work, would_run_later
 from seawall.pipeline.signatures import GENERIC, shape_of

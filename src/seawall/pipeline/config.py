@@ -183,9 +183,11 @@ class Reading:
             _policy(entry, f"pipeline {plan.name}", budgets) if entry.uses is None else self.shared[entry.uses]
             for entry in plan.entries
         ]
-        if not isinstance(plan.observe.value, bool):
+        if not isinstance(plan.observe.value, bool | list):
             given = plan.observe.value
-            raise plan.observe.origin.error(f"pipeline {plan.name}: observe must be true or false; got {given!r}", given)
+            raise plan.observe.origin.error(
+                f"pipeline {plan.name}: observe must be true or false, or a list of names; got {given!r}", given
+            )
         try:
             pipeline = Pipeline(*policies, name=plan.name, observe=plan.observe.value)
         except (ValueError, TypeError) as error:

@@ -34,6 +34,7 @@ class Fallback(Policy):
     """
 
     kind = "fallback"
+    acts_while_observing = True
     why_no_block = "a block has no result that could be replaced"
 
     def __init__(

@@ -179,11 +179,15 @@ async def refresh(seat: Any, inner: Any, run: Any) -> None:
 async def fault(policy: Any, inner: Any, run: Any) -> Any:
     """Break the call on purpose, if it is its turn."""
     plan = policy.plan(run)
-    if plan.delay:
-        await run.port.sleep(plan.delay)
-    if plan.fails:
-        return await run.answer(policy.outcome(run))
-    return await inner(run)
+    try:
+        if plan.delay:
+            await run.port.sleep(plan.delay)
+        if plan.fails:
+            return await run.answer(policy.outcome(run, plan))
+        return policy.passed(await inner(run), run, plan)
+    except BaseException as error:
+        policy.failed(error, run)
+        raise
 
 
 async def step(run: Any) -> Any:

@@ -179,11 +179,15 @@ def refresh(seat: Any, inner: Any, run: Any) -> None:
 def fault(policy: Any, inner: Any, run: Any) -> Any:
     """Break the call on purpose, if it is its turn."""
     plan = policy.plan(run)
-    if plan.delay:
-        run.port.sleep(plan.delay)
-    if plan.fails:
-        return run.answer(policy.outcome(run))
-    return inner(run)
+    try:
+        if plan.delay:
+            run.port.sleep(plan.delay)
+        if plan.fails:
+            return run.answer(policy.outcome(run, plan))
+        return policy.passed(inner(run), run, plan)
+    except BaseException as error:
+        policy.failed(error, run)
+        raise
 
 
 def step(run: Any) -> Any:

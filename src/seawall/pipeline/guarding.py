@@ -69,15 +69,19 @@ class Guarding(Policy, Generic[S]):
         if isinstance(answer, Rejection):
             self.refuse(answer, run)
         elif isinstance(answer, Ticket):
-            held.ticket = answer
+            if run.pipeline.only_observes(self):
+                self.pass_by(answer, run)
+            else:
+                held.ticket = answer
         else:
             held.permit = answer
         return held
 
     def refuse(self, rejection: Rejection, run: Run) -> None:
-        """Count a refusal, tell of it and raise it; a pipeline that observes only counts and tells."""
-        error = self.told_refusal(rejection, run.pipeline.name, observed=run.pipeline.observes)
-        if not run.pipeline.observes:
+        """Count a refusal, tell of it and raise it; where it only observes, count and tell."""
+        observed = run.pipeline.only_observes(self)
+        error = self.told_refusal(rejection, run.pipeline.name, observed=observed)
+        if not observed:
             raise error
 
     def told_refusal(self, rejection: Rejection, pipeline: str, *, observed: bool = False) -> Any:
@@ -87,6 +91,11 @@ class Guarding(Policy, Generic[S]):
             kind = f"{self.told_as or self.kind}.{'would_reject' if observed else 'rejected'}"
             self.emit(kind, reason=rejection.reason, retry_after=rejection.retry_after, pipeline=pipeline)
         return self.error(f"{self.name} {rejection.reason}", policy=self.name, retry_after=rejection.retry_after)
+
+    def pass_by(self, ticket: Ticket, run: Run) -> None:
+        """Tell of a wait that is not waited, because the policy only observes; the place in the queue goes to nobody."""
+        self.leave(ticket, run.port.now())
+        self.emit(f"{self.told_as or self.kind}.would_wait", pipeline=run.pipeline.name)
 
     def layer(self, twins: Any, inner: Layer) -> Layer:
         """Guard what is inside."""

@@ -51,6 +51,7 @@ class Hedge(Policy):
     """
 
     kind = "hedge"
+    acts_while_observing = True
     why_no_block = "Hedge sends copies of the call, and a block cannot be copied"
     may_wait = True
 

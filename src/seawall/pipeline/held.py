@@ -50,6 +50,11 @@ class Held:
         """Whether the call was judged a success."""
         return self._outcome is Outcome.SUCCESS
 
+    @property
+    def queued(self) -> float:
+        """Seconds that the call has stood in queues since this permit was had."""
+        return self.run.waited - self._waited
+
     def still_running(self) -> list[Ending]:
         """Worker threads that were begun under this permit, were given up on, and have not ended."""
         return [worker for worker in self.run.workers[self._workers :] if not worker.done]

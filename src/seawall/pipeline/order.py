@@ -11,6 +11,7 @@ PLACES: Final[tuple[tuple[str, str], ...]] = (
     ("fallback", "outermost: it answers for everything inside"),
     ("cache", "outside all that calls: an answer in memory costs nobody anything"),
     ("total timeout", "outside Retry: it bounds the whole call, waits included"),
+    ("admission_control", "at the door of a server, outside the limits whose queues it watches"),
     ("retry", "outside everything that refuses, so that each attempt is asked for anew"),
     ("hedge", "inside Retry: the copies are one attempt"),
     ("keyed", "where its circuit breaker would stand"),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable, Generator
+from collections.abc import AsyncGenerator, Callable, Collection, Generator
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, Final, TypeVar
@@ -16,6 +16,7 @@ from seawall.core.runtime import loop_is_running, refuse_under_loop
 from seawall.pipeline import guard_sync
 from seawall.pipeline.breaker import CircuitBreaker
 from seawall.pipeline.gate import Gates
+from seawall.pipeline.observing import moot, observed
 from seawall.pipeline.policy import Layer, Policy
 from seawall.pipeline.retry import Retry, transient
 from seawall.pipeline.run import AsyncRun, Identity, SyncRun
@@ -38,11 +39,15 @@ MOST_REMEMBERED: Final = 256
 
 @dataclass(frozen=True, slots=True)
 class PipelineSnapshot:
-    """One pipeline at one moment: the snapshots of its policies, outermost first."""
+    """One pipeline at one moment: the snapshots of its policies, outermost first.
+
+    observes: whether any of its policies only observes; observed: the names of those.
+    """
 
     name: str
     observes: bool
     policies: tuple[Any, ...]
+    observed: tuple[str, ...] = ()
 
 
 class Pipeline(Verbs):
@@ -52,9 +57,12 @@ class Pipeline(Verbs):
     name: what errors, events and snapshots call it; None = the qualified name of what it first decorates.
     clock: where all its time comes from; None = a clock that one of its policies was given, else the system's.
     classifier: what errors and results mean to all policies in it; None = `DefaultClassifier()`.
-    observe: count and tell what guards would have refused, refuse nothing. Default False.
+    observe: count and tell what would have been refused, held up in a queue or cut, but refuse, hold up and cut nothing. True =
+        all policies, or the names of those that only observe. What adds to a call (attempts, copies, answers from memory) goes
+        on, and deadlines of the caller hold. Default False.
 
-    Raises TypeError for what is no policy; ValueError for a policy or a name that stands in it twice, or for two clocks.
+    Raises TypeError for what is no policy; ValueError for a policy or a name that stands in it twice, for two clocks, or for
+    a name to observe that no policy has.
     """
 
     def __init__(
@@ -63,7 +71,7 @@ class Pipeline(Verbs):
         name: str | None = None,
         clock: Clock | None = None,
         classifier: Classifier | None = None,
-        observe: bool = False,
+        observe: bool | Collection[str] = False,
     ) -> None:
         if name is not None and (not isinstance(name, str) or not name):
             raise TypeError(f"name must be a text that is not empty; got {name!r}")
@@ -72,13 +80,14 @@ class Pipeline(Verbs):
         _refuse_strangers(policies)
         self.policies = policies
         self.classifier: Classifier = DefaultClassifier() if classifier is None else classifier
-        self.observes = bool(observe)
         self._given_name = name
         self._own_clock = _common_clock(policies, clock)
         self.gates = Gates(self)
         self.listen(Sinks())
         _name_policies(policies, self._own_clock)
-        self.may_wait = any(policy.may_wait for policy in policies)
+        self._observed = observed(policies, observe)
+        self.observes = bool(self._observed)
+        self.may_wait = any(policy.may_wait and not moot(policy, self._observed) for policy in policies)
         self._chains: dict[str, tuple[Layer, ...]] = {}
         self._callers: dict[tuple[bool, bool], Callable[..., Any] | None] = {}
         self._streams: dict[str, tuple[Layer, Layer]] = {}
@@ -92,7 +101,7 @@ class Pipeline(Verbs):
         name: str | None = None,
         clock: Clock | None = None,
         classifier: Classifier | None = None,
-        observe: bool = False,
+        observe: bool | Collection[str] = False,
     ) -> Pipeline:
         """A pipeline of these policies, given in any order, in the recommended one (docs/patterns/pipeline.md).
 
@@ -182,7 +191,8 @@ class Pipeline(Verbs):
 
     def snapshot(self) -> PipelineSnapshot:
         """The state of all its policies, as frozen dataclasses."""
-        return PipelineSnapshot(self.name, self.observes, tuple(policy.snapshot() for policy in self.policies))
+        observed = tuple(policy.name for policy in self.policies if self.only_observes(policy))
+        return PipelineSnapshot(self.name, self.observes, tuple(policy.snapshot() for policy in self.policies), observed)
 
     def explain(self, processes: int | None = None) -> Explanation:
         """What it does to one call in the worst case, and what in it would surprise.
@@ -202,6 +212,10 @@ class Pipeline(Verbs):
 
     def __repr__(self) -> str:
         return f"<Pipeline {self.name!r}: {' > '.join(policy.name for policy in self.policies) or 'nothing'}>"
+
+    def only_observes(self, policy: Policy) -> bool:
+        """Whether this policy only observes in this pipeline: it counts and tells, and refuses, holds up and cuts nothing."""
+        return self.observes and (policy in self._observed or policy.stands_for in self._observed)
 
     # --- running
 

@@ -15,10 +15,10 @@ from seawall.core.clock import Clock
 from seawall.core.context import VARIABLE, Context
 from seawall.core.errors import Rejected, TimedOut
 from seawall.core.findings import Finding, tell
+from seawall.core.nesting import outer_retry
 from seawall.core.outcome import Kind, Repeat, Verdict, hint
 from seawall.core.runtime import refuse_under_loop
 from seawall.pipeline import guard_sync
-from seawall.pipeline.nesting import outer_retry
 from seawall.pipeline.policy import Layer, Policy
 from seawall.pipeline.retry_budget import BudgetSnapshot, RetryBudget
 from seawall.pipeline.run import Run
@@ -74,6 +74,7 @@ class Retry(Policy):
     """
 
     kind = "retry"
+    acts_while_observing = True
     why_no_block = "Retry repeats the call, and a block cannot be repeated; use `for attempt in retry.attempts()`"
 
     def __init__(
@@ -321,6 +322,8 @@ class Attempts:
 
     def _course(self, port: Any) -> Course:
         run = Run(self._policy.whole, port, _block)
+        if run.deadline is not None and port.now() >= run.deadline:
+            raise TimedOut(f"{self._policy.name}: the deadline passed before the first attempt", policy="deadline", started=False)
         return Course(self._policy, run, in_loop=True)
 
 

@@ -48,6 +48,7 @@ class Run:
         "budgets",
         "classifier",
         "deadline",
+        "drills",
         "fn",
         "held",
         "identity",
@@ -92,6 +93,7 @@ class Run:
         self.key: str | list[Any] | None = None
         self.token: Token[Any] | None = None
         self.started = 0.0
+        self.drills: dict[Any, Any] | None = None
 
     # --- the beginning and the end of the call
 

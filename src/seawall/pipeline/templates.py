@@ -252,7 +252,7 @@ def _retry(policy: Retry, aid: Aid) -> Part | None:
 
 
 def _timeout(policy: Timeout, aid: Aid) -> Part | None:
-    if policy.sync == "thread" and not aid.is_async:
+    if (policy.sync == "thread" and not aid.is_async) or aid.pipeline.only_observes(policy):
         return None
     if any(limit <= policy.seconds for limit in aid.limits):
         return None  # an outer limit that is as short decides; the plain guards see to that

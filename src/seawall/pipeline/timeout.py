@@ -17,7 +17,10 @@ from seawall.pipeline.run import Run
 
 @dataclass(frozen=True, slots=True)
 class TimeoutSnapshot:
-    """One timeout at one moment. expired: calls it cut since it was made; abandoned: worker threads that still run."""
+    """One timeout at one moment.
+
+    expired: calls it cut, or would have while observing, since it was made; abandoned: worker threads that still run.
+    """
 
     kind: str
     name: str
@@ -82,7 +85,16 @@ class Timeout(Policy):
 
     def spell(self, run: Run) -> Spell:
         """Begin one limit."""
-        return Spell(self, run, self.first_item if run.streaming else self.seconds)
+        return self.begin(run, self.first_item if run.streaming else self.seconds)
+
+    def begin(self, run: Run, limit: float) -> Spell:
+        """A limit of so many seconds, or, where it only observes, a look at whether it would be kept."""
+        return (Watch if run.pipeline.only_observes(self) else Spell)(self, run, limit)
+
+    def would_expire(self, run: Run, limit: float) -> None:
+        """Count and tell that a call would have been cut."""
+        self.expired += 1
+        self.emit("timeout.would_expire", limit=limit, pipeline=run.pipeline.name)
 
     def enter(self, run: Run) -> Spell:
         """Begin the limit of a permit block."""
@@ -177,6 +189,26 @@ class Spell:
         self.end()
 
 
+class Watch(Spell):
+    """One limit that is only observed: no deadline, no timer; a call that took longer is counted and told of."""
+
+    __slots__ = ("_began",)
+
+    def __init__(self, timeout: Timeout, run: Run, limit: float) -> None:
+        self._timeout = timeout
+        self._run = run
+        self._limit = limit
+        self._began = run.port.now()
+
+    def check(self, error: BaseException) -> None:
+        """It cuts nothing, so no error is its own."""
+
+    def end(self) -> None:
+        """The call is over: look whether the limit would have held."""
+        if self._run.port.now() - self._began > self._limit:
+            self._timeout.would_expire(self._run, self._limit)
+
+
 class _Items:
     """The part of a timeout that limits the further items of a stream."""
 
@@ -184,7 +216,7 @@ class _Items:
         self._timeout = timeout
 
     def spell(self, run: Run) -> Spell:
-        return Spell(self._timeout, run, self._timeout.item)
+        return self._timeout.begin(run, self._timeout.item)
 
 
 class CallerDeadline:
