@@ -229,6 +229,7 @@ class Members:
     def __init__(self, gate: Gate, limits: Limits, key: Callable[[], str]) -> None:
         self._gate, self._limits, self._key = gate, limits, key
         self._due = 0.0
+        self._begun = False
         self._tasks: set[asyncio.Task[None]] = set()
         self._counts = limits.fixed_replicas is None and hasattr(gate.store, "call")
         self.id = os.urandom(8).hex()
@@ -236,7 +237,9 @@ class Members:
 
     def is_due(self) -> bool:
         """Whether it is time to greet; from here on it is not."""
-        self._gate.look_once()
+        if not self._begun:
+            self._begun = True
+            self._gate.look_once()
         if not self._counts:
             return False
         now = self._gate.clock.monotonic()
