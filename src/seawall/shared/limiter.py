@@ -123,7 +123,7 @@ class SharedRateLimiter(RateLimiter):
         if SWITCH.off:
             return self._told(ask, key, Answer(1, 0, self._left, 0, 0, 0))
         if cost and self._is_behind(ask):
-            return self._told(ask, key, self._source.ask(self.ask_for(PEEK, key, cost))._replace(granted=0))
+            return self._told(ask, key, _behind(self._source.ask(self.ask_for(PEEK, key, cost))))
         self._members.greet()
         answer = self._book.known(ask) if self._book.leases else None
         if answer is None:
@@ -136,7 +136,7 @@ class SharedRateLimiter(RateLimiter):
         if SWITCH.off:
             return self._told(ask, key, Answer(1, 0, self._left, 0, 0, 0))
         if cost and self._is_behind(ask):
-            return self._told(ask, key, (await self._asked(self.ask_for(PEEK, key, cost)))._replace(granted=0))
+            return self._told(ask, key, _behind(await self._asked(self.ask_for(PEEK, key, cost))))
         self._members.greet_by_task()
         answer = self._book.known(ask) if self._book.leases else None
         return self._told(ask, key, answer or await self._asked(ask, leased=self._book.leases))
@@ -171,13 +171,17 @@ class SharedRateLimiter(RateLimiter):
     def penalise(self, key: Hashable, seconds: float | str) -> None:
         """As in memory, for every process; in a hierarchy, the innermost level of the key."""
         self._refuse_loop("penalise()", "apenalise()")
+        length = read_penalty(seconds)
         self._book.drop(key)
-        self._source.ask(self._hold(key, read_penalty(seconds)))
+        self._source.ask(self._hold(key, length))
+        self.emit("limiter.penalised", key=key, seconds=length)
 
     async def apenalise(self, key: Hashable, seconds: float | str) -> None:
         """As `penalise`, for async code."""
+        length = read_penalty(seconds)
         self._book.drop(key)
-        await self._asked(self._hold(key, read_penalty(seconds)))
+        await self._asked(self._hold(key, length))
+        self.emit("limiter.penalised", key=key, seconds=length)
 
     def retune(self, spec: Spec) -> None:
         """Change the limits of this process while it runs. What keys owe is kept in units, in the store, and carried over by
@@ -357,6 +361,11 @@ class SharedRateLimiter(RateLimiter):
         if not self.observe:
             return decision
         return self._decision(ask, answer._replace(granted=1))
+
+
+def _behind(answer: Answer) -> Answer:
+    """A refusal, because somebody waits for what is there."""
+    return answer._replace(granted=0, wait=max(answer.wait, 1000) if answer.wait >= 0 else -1)
 
 
 def _waiting(lines: Lines) -> int:
