@@ -83,6 +83,12 @@ class Book:
         with self._lock:
             self._held.pop(self._names.get(key, ""), None)
 
+    def hope(self, key: Hashable) -> None:
+        """Units came back: what was refused may pass now."""
+        held = self._held.get(self._names.get(key, ""))
+        if held is not None:
+            held.refused_until = 0.0
+
     def take(self, key: Hashable, cost: int) -> bool:
         """Spend from what is leased. False says only that it has to be asked for. Never waits, unless it is this caller's turn
         to fetch the next lease, and it is a thread."""
@@ -103,7 +109,7 @@ class Book:
     def known(self, ask: Ask) -> Answer | None:
         """The answer to a take that needs no round trip: from the lease, or a refusal that still holds."""
         held = self._held.get(ask.keys[0])
-        if held is None or not ask.cost:
+        if held is None or not 0 < ask.cost <= self._limits.flat[0].capacity:
             return None
         now = self._clock.monotonic()
         with self._lock:

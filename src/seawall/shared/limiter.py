@@ -124,10 +124,9 @@ class SharedRateLimiter(RateLimiter):
             return self._told(ask, key, Answer(1, 0, self._left, 0, 0, 0))
         if cost and self._is_behind(ask):
             return self._told(ask, key, _behind(self._source.ask(self.ask_for(PEEK, key, cost))))
-        self._members.greet()
-        answer = self._book.known(ask) if self._book.leases else None
-        if answer is None:
-            answer = self._book.ask(ask) if self._book.leases else self._source.ask(ask)
+        answer = self._book.ask(ask) if self._book.leases else self._source.ask(ask)
+        if not answer.degraded:
+            self._members.greet()
         return self._told(ask, key, answer)
 
     async def adecide(self, key: Hashable = UNKEYED, cost: int = 1) -> Decision:
@@ -138,7 +137,7 @@ class SharedRateLimiter(RateLimiter):
         if cost and self._is_behind(ask):
             return self._told(ask, key, _behind(await self._asked(self.ask_for(PEEK, key, cost))))
         self._members.greet_by_task()
-        answer = self._book.known(ask) if self._book.leases else None
+        answer = self._book.known(ask) if self._book.leases else None  # without a turn of the loop
         return self._told(ask, key, answer or await self._asked(ask, leased=self._book.leases))
 
     def peek(self, key: Hashable = UNKEYED, cost: int = 1) -> Decision:
@@ -285,10 +284,12 @@ class SharedRateLimiter(RateLimiter):
     def correct(self, grant: Grant, back: int) -> None:
         """Correct a reservation, for threads. back: units to give back; below zero, units to charge."""
         self._source.ask(self._correction(grant, back))
+        self._book.hope(grant.key)
 
     async def acorrect(self, grant: Grant, back: int) -> None:
         """As `correct`, for tasks."""
         await self._asked(self._correction(grant, back))
+        self._book.hope(grant.key)
 
     def _correction(self, grant: Grant, back: int) -> Ask:
         ask = self.ask_for(CHARGE, grant.key, 0)
