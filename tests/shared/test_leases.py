@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from typing import Any
 
 import pytest
@@ -101,6 +102,18 @@ def test_a_refusal_holds_until_its_moment_without_asking_again() -> None:
     assert len(store.asks) == asks
     clock.advance(refused[-1].retry_after)
     assert limiter.decide("k").allowed
+
+
+def test_a_refund_ends_a_refusal_that_was_kept_and_never_stays_never() -> None:
+    """A refusal holds until its moment unless somebody gives back; and what can never pass is not told to come again."""
+    limiter, _, clock = make("10/min burst 10", "lease")
+    with limiter.reserve("k", 10) as reservation:
+        clock.advance(0.01)
+        assert not limiter.try_acquire("k")
+        assert not limiter.try_acquire("k")
+        assert limiter.decide("k", 11).retry_after == math.inf
+        reservation.settle(4)
+    assert limiter.decide("k", 2).allowed
 
 
 def test_penalties_and_resets_reach_what_is_leased() -> None:

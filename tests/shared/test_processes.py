@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -11,6 +14,24 @@ import pytest
 from seawall.testing.fleet import Found, run_fleet, worst_window
 from seawall.testing.servers import RedisServer
 
+FORKING = """
+import os, sys
+import seawall as sw
+from seawall.shared.bulkhead import SharedBulkhead
+limiter = sw.RateLimiter("6/h", store=sys.argv[1], name=sys.argv[2], budget=5)
+bulkhead = SharedBulkhead(1, name=sys.argv[2], store=sys.argv[1], budget=5)
+assert limiter.try_acquire("k", 2)
+permit = bulkhead.permit()
+permit.__enter__()
+child = os.fork()
+passed = [limiter.decide("k").allowed for _ in range(4)]
+if child == 0:
+    full = bulkhead.try_call(print).rejection is not None
+    os._exit(sum(passed) + 100 * full)
+_, status = os.waitpid(child, 0)
+permit.__exit__(None, None, None)
+print(sum(passed), os.waitstatus_to_exitcode(status), limiter.snapshot().degraded, bulkhead.try_call(lambda: 1).value)
+"""
 LIBRARIES = [*Path("/usr/lib").glob("*/faketime/libfaketime.so.1"), *Path("/usr/lib").glob("faketime/libfaketime.so.1")]
 
 
@@ -59,3 +80,14 @@ def test_clocks_that_are_five_seconds_off_change_nothing(valkey: RedisServer, un
     assert len(found) == 8
     assert len(moments) >= 700
     assert worst <= 440
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
+def test_a_forked_child_shares_the_limit_on_a_connection_of_its_own(valkey: RedisServer, unique: str) -> None:
+    """Two processes on one socket would read each other's answers; and the parent's seat is not the child's."""
+    command = [sys.executable, "-c", FORKING, valkey.url, unique]
+    told = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout.split()
+    mine, childs = int(told[0]), int(told[1])
+    assert childs >= 100
+    assert mine + childs - 100 == 4
+    assert told[2:] == ["False", "1"]

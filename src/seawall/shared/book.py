@@ -83,6 +83,12 @@ class Book:
         with self._lock:
             self._held.pop(self._names.get(key, ""), None)
 
+    def hope(self, key: Hashable) -> None:
+        """Units came back: what was refused may pass now."""
+        held = self._held.get(self._names.get(key, ""))
+        if held is not None:
+            held.refused_until = 0.0
+
     def take(self, key: Hashable, cost: int) -> bool:
         """Spend from what is leased. False says only that it has to be asked for. Never waits, unless it is this caller's turn
         to fetch the next lease, and it is a thread."""
@@ -103,7 +109,7 @@ class Book:
     def known(self, ask: Ask) -> Answer | None:
         """The answer to a take that needs no round trip: from the lease, or a refusal that still holds."""
         held = self._held.get(ask.keys[0])
-        if held is None or not ask.cost:
+        if held is None or not 0 < ask.cost <= self._limits.flat[0].capacity:
             return None
         now = self._clock.monotonic()
         with self._lock:
@@ -229,6 +235,7 @@ class Members:
     def __init__(self, gate: Gate, limits: Limits, key: Callable[[], str]) -> None:
         self._gate, self._limits, self._key = gate, limits, key
         self._due = 0.0
+        self._begun = False
         self._tasks: set[asyncio.Task[None]] = set()
         self._counts = limits.fixed_replicas is None and hasattr(gate.store, "call")
         self.id = os.urandom(8).hex()
@@ -236,7 +243,9 @@ class Members:
 
     def is_due(self) -> bool:
         """Whether it is time to greet; from here on it is not."""
-        self._gate.look_once()
+        if not self._begun:
+            self._begun = True
+            self._gate.look_once()
         if not self._counts:
             return False
         now = self._gate.clock.monotonic()

@@ -212,6 +212,12 @@ class SharedBulkhead(Guarding[Seats]):
         shot = self.snapshot()
         return shot.taken == 0 and shot.waiting == 0
 
+    def reopen(self) -> None:
+        """After a fork: the seats and waiters are the parent's, and connections are made anew."""
+        super().reopen()
+        self._gate.reopen()
+        self._renewer = None
+
     # --- the guard's part
 
     def admit(self, run: Run, now: float) -> Any:

@@ -125,11 +125,10 @@ class SharedRateLimiter(RateLimiter):
         if SWITCH.off:
             return self._told(ask, key, Answer(1, 0, self._left, 0, 0, 0))
         if cost and self._is_behind(ask):
-            return self._told(ask, key, self._source.ask(self.ask_for(PEEK, key, cost))._replace(granted=0))
-        self._members.greet()
-        answer = self._book.known(ask) if self._book.leases else None
-        if answer is None:
-            answer = self._book.ask(ask) if self._book.leases else self._source.ask(ask)
+            return self._told(ask, key, _behind(self._source.ask(self.ask_for(PEEK, key, cost))))
+        answer = self._book.ask(ask) if self._book.leases else self._source.ask(ask)
+        if not answer.degraded:
+            self._members.greet()
         return self._told(ask, key, answer)
 
     async def adecide(self, key: Hashable = UNKEYED, cost: int = 1) -> Decision:
@@ -138,9 +137,9 @@ class SharedRateLimiter(RateLimiter):
         if SWITCH.off:
             return self._told(ask, key, Answer(1, 0, self._left, 0, 0, 0))
         if cost and self._is_behind(ask):
-            return self._told(ask, key, (await self._asked(self.ask_for(PEEK, key, cost)))._replace(granted=0))
+            return self._told(ask, key, _behind(await self._asked(self.ask_for(PEEK, key, cost))))
         self._members.greet_by_task()
-        answer = self._book.known(ask) if self._book.leases else None
+        answer = self._book.known(ask) if self._book.leases else None  # without a turn of the loop
         return self._told(ask, key, answer or await self._asked(ask, leased=self._book.leases))
 
     def peek(self, key: Hashable = UNKEYED, cost: int = 1) -> Decision:
@@ -173,13 +172,17 @@ class SharedRateLimiter(RateLimiter):
     def penalise(self, key: Hashable, seconds: float | str) -> None:
         """As in memory, for every process; in a hierarchy, the innermost level of the key."""
         self._refuse_loop("penalise()", "apenalise()")
+        length = read_penalty(seconds)
         self._book.drop(key)
-        self._source.ask(self._hold(key, read_penalty(seconds)))
+        self._source.ask(self._hold(key, length))
+        self.emit("limiter.penalised", key=key, seconds=length)
 
     async def apenalise(self, key: Hashable, seconds: float | str) -> None:
         """As `penalise`, for async code."""
+        length = read_penalty(seconds)
         self._book.drop(key)
-        await self._asked(self._hold(key, read_penalty(seconds)))
+        await self._asked(self._hold(key, length))
+        self.emit("limiter.penalised", key=key, seconds=length)
 
     def retune(self, spec: Spec) -> None:
         """Change the limits of this process while it runs. What keys owe is kept in units, in the store, and carried over by
@@ -283,10 +286,12 @@ class SharedRateLimiter(RateLimiter):
     def correct(self, grant: Grant, back: int) -> None:
         """Correct a reservation, for threads. back: units to give back; below zero, units to charge."""
         self._source.ask(self._correction(grant, back))
+        self._book.hope(grant.key)
 
     async def acorrect(self, grant: Grant, back: int) -> None:
         """As `correct`, for tasks."""
         await self._asked(self._correction(grant, back))
+        self._book.hope(grant.key)
 
     def _correction(self, grant: Grant, back: int) -> Ask:
         ask = self.ask_for(CHARGE, grant.key, 0)
@@ -359,6 +364,11 @@ class SharedRateLimiter(RateLimiter):
         if not self.observe:
             return decision
         return self._decision(ask, answer._replace(granted=1))
+
+
+def _behind(answer: Answer) -> Answer:
+    """A refusal, because somebody waits for what is there."""
+    return answer._replace(granted=0, wait=max(answer.wait, 1000) if answer.wait >= 0 else -1)
 
 
 def _waiting(lines: Lines) -> int:

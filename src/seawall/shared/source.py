@@ -11,6 +11,7 @@ from collections.abc import Callable
 from logging import getLogger
 from typing import Any, Final, Literal
 
+from seawall.core.outcome import Outcome
 from seawall.shared.memory import MemoryStore
 from seawall.shared.port import CHARGE, LEASE, PEEK, RESET, TAKE, Answer, Ask, Done, Program, StoreDown
 from seawall.shared.stores import Gate
@@ -71,16 +72,25 @@ class Source:
     def submit(self, ask: Ask, done: Callable[[Answer], object]) -> None:
         """One step, for the running event loop; never fails."""
 
+        gate = self.gate
+        try:
+            permit = gate.enter()
+        except StoreDown as error:
+            done(self._alone(ask, error))
+            return
+
         def answered(answer: Answer | StoreDown) -> None:
             if isinstance(answer, StoreDown):
+                gate.leave(permit, Outcome.FAILURE)
                 done(self._alone(ask, answer))
                 return
+            gate.leave(permit, Outcome.SUCCESS)
             self._well(ask, answer)
             if self._owed:
                 self._pay_by_tasks()
             done(answer)
 
-        self.gate.submit(ask, answered)
+        gate.store.submit(ask, answered)
 
     # --- with the store
 

@@ -19,7 +19,7 @@ from seawall.pipeline.breaker import CircuitBreaker
 from seawall.policies.backoff import Backoff
 from seawall.policies.verdict import Rejection
 from seawall.shared.memory import MemoryStore
-from seawall.shared.port import Answer, Ask, Done, Store, StoreDown
+from seawall.shared.port import Answer, Ask, Store, StoreDown
 
 _PLAIN: Final = ("redis", "rediss", "unix", "valkey", "valkeys")
 _MANY: Final = tuple(
@@ -94,20 +94,6 @@ class Gate:
         finally:
             self.leave(permit, outcome)
         return answer
-
-    def submit(self, ask: Ask, done: Done) -> None:
-        """One step, for the running event loop."""
-        try:
-            permit = self.enter()
-        except StoreDown as error:
-            done(error)
-            return
-
-        def answered(answer: Answer | StoreDown) -> None:
-            self.leave(permit, Outcome.FAILURE if isinstance(answer, StoreDown) else Outcome.SUCCESS)
-            done(answer)
-
-        self.store.submit(ask, answered)
 
     def call(self, name: str, keys: list[str], words: list[str]) -> Any:
         """Run the script lua/NAME.lua, for threads. Raises StoreDown."""

@@ -47,14 +47,14 @@ class Turns:
             return self._observed(Rejection(f"{reason}{_of(key)}", max(0.0, behind)), key, cost)
         if tasks:
             self._members.greet_by_task()
-        else:
-            self._members.greet()
         if tasks and not self._source.gate.store.at_once:
             if behind is None:
                 self._send(turn)
             if turn.answer is None:
                 return turn
         answer = self.poll(turn, now)
+        if not tasks and not self._source.degraded:
+            self._members.greet()
         return turn if isinstance(answer, float) else answer
 
     def _may_ask(self, turn: Turn, now: float) -> bool:
