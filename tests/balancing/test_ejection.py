@@ -246,9 +246,20 @@ def test_a_failure_is_the_services_only_when_half_of_it_fails(failing: str, tota
     """One bad instance must never open the circuit of the whole service."""
     driven = Driven(total, outliers=Outliers(consecutive_failures=None, success_below=None))
     for id in failing.split():
-        fail(driven, id, 1)
+        fail(driven, id, 5)
     host = driven.state.hosts[failing.rsplit(maxsplit=1)[-1]]
     assert driven.rule.service_fails(driven.state, host) is services
+
+
+def test_a_single_bad_answer_of_the_others_makes_no_outage() -> None:
+    """While one is down and ejected, a stray error of another must not turn all that comes into the service's fault."""
+    driven = Driven("a b c")
+    fail(driven, "a")
+    fail(driven, "b", 1)
+    hosts = driven.state.hosts
+    assert not driven.rule.service_fails(driven.state, hosts["a"])
+    fail(driven, "b", 4)
+    assert driven.rule.service_fails(driven.state, hosts["b"])
 
 
 @pytest.mark.parametrize(

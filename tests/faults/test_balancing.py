@@ -30,10 +30,10 @@ MODES = ("error", "overloaded", "refused", "reset", "hung")
 def guarded(attempts: int = 2) -> sw.Pipeline:
     """What the promise is made for: one retry, with the budget that comes with it, and a circuit that would open early."""
     return sw.Pipeline(
-        sw.Timeout(5, name="total"),
+        sw.Timeout(10, name="total"),
         sw.Retry(attempts, backoff=sw.Backoff(base=0.01, cap=0.05)),
         sw.CircuitBreaker(failure_ratio=0.3, minimum_calls=5),
-        sw.Timeout(0.5, name="attempt"),
+        sw.Timeout(1, name="attempt"),
         name="stock",
     )
 
@@ -156,8 +156,9 @@ def test_when_nearly_all_are_ill_those_that_recovered_are_found() -> None:
 
     with backends("a b c d") as found:
         endings, told = asyncio.run(scenario(found))
-    assert "balancer.panicked" in told
-    assert set(endings) == {"a", "b", "c"}
+    assert {"balancer.panicked", "balancer.readmitted", "balancer.calmed"} <= set(told)
+    assert set(endings) <= {"a", "b", "c"}
+    assert len(endings) > 1
 
 
 def test_instances_that_leave_politely_cost_no_call() -> None:

@@ -19,7 +19,7 @@ from seawall.core.runtime import AsyncEvent
 from seawall.discovery.backend import Backend, Hold
 from seawall.discovery.errors import Lost
 from seawall.discovery.instance import LEAVING, STATES, Instance, State
-from seawall.discovery.settings import BEATS_PER_CHECK, BEATS_PER_TTL
+from seawall.discovery.settings import BEATS_PER_CHECK, BEATS_PER_TTL, TICK
 
 if TYPE_CHECKING:
     from seawall.discovery.registry import Registry
@@ -94,7 +94,7 @@ class Registration:
         port, failures = self._registry.clock.tasks, self._failures
         until = port.now() + self._registry.settings.limit(self._ttl) * 2
         self._wake.set()
-        while self._announced is not self._instance and self._failures == failures and port.now() < until:
+        while self._announced is not self._instance and self._failures == failures and port.now() + TICK < until:
             await self._turn(until - port.now())
 
     async def ready(self) -> None:
@@ -150,7 +150,7 @@ class Registration:
         self._wake = port.event()
         self._task = contextvars.Context().run(port.spawn, self._run)
         until = port.now() + self._patience
-        while not self._registered and port.now() < until:
+        while not self._registered and port.now() + TICK < until:
             await self._turn(until - port.now())
 
     async def __aenter__(self) -> Registration:
@@ -225,7 +225,7 @@ class Registration:
             await self._wake.wait(max(0.0, due - port.now()))
             if self._leaving or self._instance is not self._hold.instance:
                 return
-            if port.now() < due:
+            if port.now() + TICK < due:
                 continue
             due = port.now() + period
             await self._ask(backend.beat, self._hold)

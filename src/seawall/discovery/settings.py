@@ -15,6 +15,7 @@ from seawall.policies.backoff import Backoff
 
 Probe = Callable[[Instance], Awaitable[bool]]
 SHORTEST_TTL: Final = 0.2
+TICK: Final = 0.001  # what is due within this is due now: loops fire timers early by the resolution of their clock
 BEATS_PER_TTL: Final = 3
 BEATS_PER_CHECK: Final = 3
 

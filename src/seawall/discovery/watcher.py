@@ -6,6 +6,7 @@ The list is swapped, never changed, so reading it needs no lock and no await. Al
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import math
 from collections import deque
 from collections.abc import AsyncIterator, Callable
@@ -19,6 +20,7 @@ from seawall.discovery.disk import LastKnown, believable
 from seawall.discovery.errors import Outdated, RegistryError
 from seawall.discovery.instance import Instance, Snapshot, ordered
 from seawall.discovery.probing import silent_ones
+from seawall.discovery.settings import TICK
 
 if TYPE_CHECKING:
     from seawall.core.clock import Clock
@@ -28,6 +30,7 @@ MOST_INSTANCES: Final = 10_000
 MOST_REPORTS: Final = 1000
 MOST_WAITING: Final = 256
 SAVE_EVERY: Final = 1.0
+STEADY: Final = 1.0  # seconds after which a watch that broke counts as one that had worked
 
 
 class Watcher:
@@ -79,7 +82,8 @@ class Watcher:
         """Begin to follow, in the running loop."""
         port = self._clock.tasks
         self._wake = port.event()
-        self._tasks = [port.spawn(self._follow_for_ever), port.spawn(self._tend)]
+        bare = contextvars.Context().run  # what is done here belongs to no call: no deadline, no attempt
+        self._tasks = [bare(port.spawn, self._follow_for_ever), bare(port.spawn, self._tend)]
 
     async def stop(self) -> None:
         """End it; the last snapshot stays readable."""
@@ -93,17 +97,20 @@ class Watcher:
     async def _follow_for_ever(self) -> None:
         port, failures = self._clock.tasks, 0
         while True:
-            heard_at = self._clock.monotonic()
+            began = port.now()
             try:
                 await self._follow_once()
             except Outdated as error:
                 self._tell("registry.relisted", service=self.service, reason=str(error))
             except Exception as error:
-                await self._failed(error)
+                self._tell("registry.failed", service=self.service, error=f"{type(error).__name__}: {error}")
             else:
                 self._tell("registry.relisted", service=self.service, reason="the watch ended")
-            failures = 0 if self.snapshot.at > heard_at else failures + 1
-            await port.sleep(self._settings.backoff.wait(max(0, failures - 1), port.random()))
+            answered = self.snapshot.source == "live"
+            failures = 0 if answered and port.now() - began > STEADY else failures + 1
+            pause = self._settings.backoff.wait(max(0, failures - 1), port.random())
+            # a registry that answers and cannot be followed is asked about once a second instead
+            await port.sleep(min(pause, STEADY) if answered else pause)
 
     async def _follow_once(self) -> None:
         """List, then follow until that breaks or is seen to be frozen."""
@@ -126,8 +133,14 @@ class Watcher:
             await feed.close()
 
     async def _list(self) -> Listing:
-        async with asyncio.timeout(self._settings.limit()):
-            return await self._backend.list(self.service)
+        try:
+            async with asyncio.timeout(self._settings.limit()):
+                return await self._backend.list(self.service)
+        except Outdated:
+            raise
+        except Exception:
+            await self._away()
+            raise
 
     def _accept(self, listing: Listing) -> None:
         """What the registry says is heard; it becomes the next snapshot unless the brake doubts it."""
@@ -165,14 +178,13 @@ class Watcher:
                 self._tell("registry.denied", service=self.service, which=which, reason=reason)
         return ordered(one for one in instances if refusals[one.id] is None)
 
-    async def _failed(self, error: Exception) -> None:
+    async def _away(self) -> None:
         """The registry is away: what is known stays, and says that it is stale."""
         if self.snapshot.source == "none":
             await self._from_disk()
         elif self.snapshot.source == "live":
             self._publish(source="stale")
             self._wake.set()
-        self._tell("registry.failed", service=self.service, error=f"{type(error).__name__}: {error}")
 
     def _publish(self, *, source: str | None = None, at: float | None = None) -> None:
         """Swap the snapshot; tell of it when more than its age changed."""
@@ -196,7 +208,7 @@ class Watcher:
             now = self._clock.monotonic()
             await self._wake.wait(None if (moment := self._next_look(now)) == math.inf else max(0.0, moment - now))
             try:
-                await self._tend_once(self._clock.monotonic())
+                await self._tend_once(self._clock.monotonic() + TICK)
             except Exception as error:
                 self._tell("registry.failed", service=self.service, error=f"{type(error).__name__}: {error}")
                 await self._clock.tasks.sleep(self._settings.backoff.cap)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from seawall.core.runtime import AsyncEvent
 from seawall.discovery.instance import Snapshot
+from seawall.discovery.settings import TICK
 
 if TYPE_CHECKING:
     from seawall.discovery.registry import Registry
@@ -58,7 +59,7 @@ class Watching:
         """The snapshot, once anything is known, or after `seconds` (default None = however long it takes) as it is then."""
         port = self._registry.clock.tasks
         until = None if seconds is None else port.now() + seconds
-        while not self.snapshot.known and (until is None or port.now() < until):
+        while not self.snapshot.known and (until is None or port.now() + TICK < until):
             await self._next(self.snapshot.revision, None if until is None else until - port.now())
         return self.snapshot
 

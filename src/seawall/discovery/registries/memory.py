@@ -16,6 +16,7 @@ from seawall.discovery.backend import Backend, Hold, Listing
 from seawall.discovery.errors import Lost, RegistryError, Taken
 from seawall.discovery.instance import Instance, State, ordered
 from seawall.discovery.place import Place
+from seawall.discovery.settings import TICK
 
 MOST_ROWS = 10_000
 LINGER = 2.0  # seconds that a record stays as "down" after it was removed, so that every watcher sees that it left by itself
@@ -87,7 +88,7 @@ class MemoryBackend(Backend):
                     untils = [row.until for row in self.store.rows.get(service, {}).values()]
                     same = self.store.revision == listing.revision
                 if same:
-                    await event.wait(max(0.0, min(untils) - self.clock.monotonic()) if untils else None)
+                    await event.wait(max(TICK, min(untils) - self.clock.monotonic()) if untils else None)
                 listing = await self.list(service)
                 yield listing
         finally:
