@@ -7,9 +7,9 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from types import TracebackType
 from typing import Any, Unpack
 
-from seawall.balancing.attempt import ATTEMPT, Attempt, Call
+from seawall.balancing.attempt import Attempt, Call, enter, leave
 from seawall.balancing.clients.port import Options, Response, Streamed
-from seawall.balancing.service import Service, reset_attempt
+from seawall.balancing.service import Service
 
 
 class ServiceClient(Service):
@@ -42,14 +42,14 @@ class ServiceClient(Service):
         (`NoInstance` when nobody is known), `TimedOut`.
         """
         call, identity = self._call(method, path, options)
-        token = ATTEMPT.set(None)
+        scope = enter(call)
         self._started()
         try:
             response: Response = await self.pipeline.run_async(self._send, (call,), {}, identity)
             return response
         finally:
             self._ended()
-            reset_attempt(token)
+            leave(scope)
 
     async def get(self, path: str, **options: Unpack[Options]) -> Response:
         """`request("GET", ...)`; repeated and hedged where the pipeline says so."""
@@ -149,7 +149,7 @@ class ServiceClient(Service):
     @asynccontextmanager
     async def _stream(self, method: str, path: str, options: Options) -> AsyncGenerator[Any, None]:
         call, identity = self._call(method, path, options)
-        token = ATTEMPT.set(None)
+        scope = enter(call)
         self._started()
         transport = self._transport
         chunks = self.pipeline.run_async_stream(self._open, (call,), {}, identity)
@@ -167,7 +167,7 @@ class ServiceClient(Service):
         finally:
             await chunks.aclose()
             self._ended()
-            reset_attempt(token)
+            leave(scope)
 
     async def _open(self, call: Call) -> AsyncGenerator[Any, None]:
         attempt = Attempt(self.balancer, call, self.clock)
