@@ -21,7 +21,7 @@ from seawall.discovery.instance import Instance
 @dataclass
 class Backend:
     """One instance. delay, status: of its answers; hangs: it never answers; breaks: it hangs up in the middle of a body; chunks:
-    of a streamed body, each after `pause` seconds; seen: what was asked of it."""
+    of a streamed body, each after `pause` seconds; certificate: files of it and its key; seen: what was asked of it."""
 
     name: str
     port: int = 0
@@ -32,6 +32,7 @@ class Backend:
     chunks: int = 1
     pause: float = 0.0
     headers: dict[str, str] = field(default_factory=dict)
+    certificate: tuple[str, str] | None = None
     seen: list[dict[str, Any]] = field(default_factory=list)
     _server: uvicorn.Server | None = None
     _thread: threading.Thread | None = None
@@ -46,7 +47,7 @@ class Backend:
     @property
     def instance(self) -> Instance:
         """As a registry would name it."""
-        return Instance("stock", id=self.name, port=self.port)
+        return Instance("stock", id=self.name, port=self.port, scheme="http" if self.certificate is None else "https")
 
     async def app(self, scope: Any, receive: Any, send: Any) -> None:
         """The ASGI application."""
@@ -91,6 +92,8 @@ class Backend:
             lifespan="off",
             ws="none",
             timeout_graceful_shutdown=1,
+            ssl_certfile=self.certificate and self.certificate[0],
+            ssl_keyfile=self.certificate and self.certificate[1],
         )
         self._server = server = uvicorn.Server(config)
         self._thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)

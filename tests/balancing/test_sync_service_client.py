@@ -211,6 +211,16 @@ def test_leaving_the_block_lets_requests_of_other_threads_end(servers: dict[str,
         again.start()
 
 
+def test_a_client_that_cannot_begin_leaves_nothing_behind() -> None:
+    """The watch's thread would go on for the life of the process."""
+    registry = Registry.open("memory:")
+    client = SyncServiceClient("stock", registry, pipeline=bare())
+    client._transport_name = "no such"  # as if its package had been taken away since
+    with pytest.raises(ValueError, match="no such"):
+        client.start()
+    assert registry.snapshot().watches == ()
+
+
 def test_nobody_known_is_said_at_once() -> None:
     """A service that is not there must not hang its callers."""
     with SyncServiceClient("nobody", "memory:", wait=0.05) as client, pytest.raises(NoInstance, match="nobody"):

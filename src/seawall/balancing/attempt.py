@@ -187,4 +187,4 @@ def _spared(verdict: Verdict) -> Verdict:
     attempt = ATTEMPT.get() or (None if call is None else call.latest)
     if attempt is None or not attempt.spared:
         return verdict
-    return Spared(verdict.kind, verdict.retry_after)
+    return Spared(verdict.kind)  # how long that one wants to be left alone is no reason to wait for the others

@@ -98,8 +98,9 @@ class ServiceClient(Service):
         self._refuse_if_open()
         if self._owns_watch:
             await self.watch.start()
-        self._begin()
+            self._watching = True
         try:
+            self._begin()
             await self._first()
         except BaseException:
             await self.aclose()
@@ -117,10 +118,13 @@ class ServiceClient(Service):
                 await self._idle.wait(left)
         finally:
             self._idle, self._transport = None, None
-            if transport is not None:
-                await transport.close()
-            if self._owns_watch:
-                await self.watch.stop()
+            watching, self._watching = self._watching, False
+            try:
+                if transport is not None:
+                    await transport.close()
+            finally:
+                if watching:
+                    await self.watch.stop()
 
     async def _first(self) -> None:
         port = self.clock.tasks

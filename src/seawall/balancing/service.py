@@ -98,6 +98,7 @@ class Service:
         self._running = 0
         self._counting = threading.Lock()
         self._idle: Any = None
+        self._watching = False
 
     # --- what it says
 

@@ -77,8 +77,9 @@ class SyncServiceClient(Service):
         self._refuse_if_open()
         if self._owns_watch:
             self.watch.__enter__()
-        self._begin()
+            self._watching = True
         try:
+            self._begin()
             self._first()
         except BaseException:
             self.close()
@@ -89,8 +90,6 @@ class SyncServiceClient(Service):
         Harmless when done twice."""
         self._unfollow()
         transport, port = self._transport, self.clock.threads
-        if transport is None:
-            return
         until = port.now() + self._drain
         try:
             while self._running and (left := until - port.now()) > 0:
@@ -98,9 +97,13 @@ class SyncServiceClient(Service):
                 self._idle.wait(left)
         finally:
             self._idle, self._transport = None, None
-            transport.close()
-            if self._owns_watch:
-                self.watch.__exit__(None, None, None)
+            watching, self._watching = self._watching, False
+            try:
+                if transport is not None:
+                    transport.close()
+            finally:
+                if watching:
+                    self.watch.__exit__(None, None, None)
 
     def _first(self) -> None:
         port = self.clock.threads
