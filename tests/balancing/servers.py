@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -20,7 +21,7 @@ from seawall.discovery.instance import Instance
 @dataclass
 class Backend:
     """One instance. delay, status: of its answers; hangs: it never answers; breaks: it hangs up in the middle of a body; chunks:
-    of a streamed body, each after `pause` seconds; seen: what was asked of it."""
+    of a streamed body, each after `pause` seconds; certificate: files of it and its key; seen: what was asked of it."""
 
     name: str
     port: int = 0
@@ -31,6 +32,7 @@ class Backend:
     chunks: int = 1
     pause: float = 0.0
     headers: dict[str, str] = field(default_factory=dict)
+    certificate: tuple[str, str] | None = None
     seen: list[dict[str, Any]] = field(default_factory=list)
     _server: uvicorn.Server | None = None
     _thread: threading.Thread | None = None
@@ -45,7 +47,7 @@ class Backend:
     @property
     def instance(self) -> Instance:
         """As a registry would name it."""
-        return Instance("stock", id=self.name, port=self.port)
+        return Instance("stock", id=self.name, port=self.port, scheme="http" if self.certificate is None else "https")
 
     async def app(self, scope: Any, receive: Any, send: Any) -> None:
         """The ASGI application."""
@@ -78,7 +80,7 @@ class Backend:
 
     def start(self) -> None:
         """Listen, on the port it had before if it had one."""
-        listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+        listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)  # named: else asyncio leaves Nagle on
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(("127.0.0.1", self.port))
         self.port = listener.getsockname()[1]
@@ -90,6 +92,8 @@ class Backend:
             lifespan="off",
             ws="none",
             timeout_graceful_shutdown=1,
+            ssl_certfile=self.certificate and self.certificate[0],
+            ssl_keyfile=self.certificate and self.certificate[1],
         )
         self._server = server = uvicorn.Server(config)
         self._thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
@@ -107,8 +111,10 @@ class Backend:
 
 @contextmanager
 def backends(names: str) -> Iterator[dict[str, Backend]]:
-    """Running instances by name."""
+    """Running instances by name. Threads take turns more often than usual: a server of ours waits for the client's otherwise."""
     found = {name: Backend(name) for name in names.split()}
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(0.0005)
     try:
         for backend in found.values():
             backend.start()
@@ -116,6 +122,7 @@ def backends(names: str) -> Iterator[dict[str, Backend]]:
     finally:
         for backend in found.values():
             backend.stop()
+        sys.setswitchinterval(interval)
 
 
 class ListedWatch:

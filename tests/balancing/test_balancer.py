@@ -231,12 +231,15 @@ def test_blame_falls_on_the_service_when_all_fail() -> None:
     """The breaker of the service must still open when the service is down."""
     balancer = Balancer(outliers=Outliers(consecutive_failures=None, success_below=None))
     balancer.update(instances("a b"))
+    settled(balancer, Told.BAD, 5, tried=("b",))
     first = balancer.pick(tried=("b",))
     balancer.settle(first, Told.BAD)
     assert not balancer.blames_service(first)
+    settled(balancer, Told.BAD, 5, tried=("a",))
     second = balancer.pick(tried=("a",))
     balancer.settle(second, Told.BAD)
     assert balancer.blames_service(second)
+    assert balancer.blames_service(first)
 
 
 def test_restart_forgets_what_was_learnt_and_keeps_the_list() -> None:

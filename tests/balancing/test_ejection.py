@@ -97,6 +97,67 @@ def test_each_ejection_lasts_longer_and_good_conduct_is_forgiven() -> None:
     assert driven.state.hosts["b"].until - driven.now == pytest.approx(5)
 
 
+def test_one_ejection_is_forgiven_per_ten_seconds_in_service() -> None:
+    """Good conduct counts from the readmission on, not from the ejection."""
+    driven = Driven("a b")
+    for _ in range(3):  # ejected for 5, 10 and 15 seconds
+        while driven.status("b") == "ready":
+            fail(driven, "b", 1)
+        driven.now = driven.state.hosts["b"].until
+        assert driven.call() == "b"
+    driven.now += 10.5
+    fail(driven, "b", 3)
+    assert driven.state.hosts["b"].ejections == 3
+    assert driven.state.hosts["b"].until - driven.now == pytest.approx(15)
+
+
+def test_who_is_readmitted_has_a_clean_record() -> None:
+    """Old failures must not eject it again after the first new one."""
+    driven = Driven("a b")
+    fail(driven, "b", 3)
+    driven.now += 5.1
+    driven.call()
+    host = driven.state.hosts["b"]
+    assert (host.success, host.seen, host.consecutive, host.status) == (1.0, 0, 0, "ready")
+    fail(driven, "b", 2)
+    assert driven.status("b") == "ready"
+
+
+def test_the_reason_says_what_happened() -> None:
+    """An operator acts on these words."""
+    reasons = []
+    for told, times in ((Told.REFUSED, 1), (Told.BAD, 3)):
+        driven = Driven()
+        fail(driven, "b", times, told)
+        reasons.append(driven.events[-1].data["reason"])
+    driven = Driven(outliers=Outliers(refused=2))
+    fail(driven, "b", 2, Told.REFUSED)
+    reasons.append(driven.events[-1].data["reason"])
+    assert reasons == [
+        "nobody listens there",
+        "3 failures in a row",
+        "2 failures in a row, the last a refused connection",
+    ]
+
+
+def test_exactly_half_good_is_good_enough() -> None:
+    """The bound is below one half."""
+    rule = Outliers(consecutive_failures=None, success_below=0.5, minimum_calls=1)
+    driven = Driven()
+    host = driven.state.hosts["a"]
+    host.success, host.seen, host.consecutive = 0.5, 10, 1
+    assert rule.reason(host, refused=False) is None
+    host.success = 0.499
+    assert rule.reason(host, refused=False) is not None
+
+
+def test_the_defaults_are_as_documented() -> None:
+    """They are what most people run."""
+    rule = Outliers()
+    assert (rule.consecutive_failures, rule.refused, rule.success_below, rule.minimum_calls) == (3, 1, 0.5, 5)
+    assert (rule.eject_for, rule.cap, rule.forgive, rule.most) == (5.0, 300.0, 10.0, 0.5)
+
+
 def test_one_probe_at_a_time_and_a_bad_one_ejects_again() -> None:
     """An instance that is still broken costs one request per ejection, not a burst of them."""
     driven = Driven("a b")
@@ -246,9 +307,20 @@ def test_a_failure_is_the_services_only_when_half_of_it_fails(failing: str, tota
     """One bad instance must never open the circuit of the whole service."""
     driven = Driven(total, outliers=Outliers(consecutive_failures=None, success_below=None))
     for id in failing.split():
-        fail(driven, id, 1)
+        fail(driven, id, 5)
     host = driven.state.hosts[failing.rsplit(maxsplit=1)[-1]]
     assert driven.rule.service_fails(driven.state, host) is services
+
+
+def test_a_single_bad_answer_of_the_others_makes_no_outage() -> None:
+    """While one is down and ejected, a stray error of another must not turn all that comes into the service's fault."""
+    driven = Driven("a b c")
+    fail(driven, "a")
+    fail(driven, "b", 1)
+    hosts = driven.state.hosts
+    assert not driven.rule.service_fails(driven.state, hosts["a"])
+    fail(driven, "b", 4)
+    assert driven.rule.service_fails(driven.state, hosts["b"])
 
 
 @pytest.mark.parametrize(

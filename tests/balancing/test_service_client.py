@@ -185,6 +185,20 @@ def test_a_retry_goes_to_another_instance(servers: dict[str, Backend]) -> None:
     assert asked(servers) == {"a": 3, "b": 20}
 
 
+def test_a_retry_elsewhere_does_not_wait_for_the_one_that_asked_for_time(servers: dict[str, Backend]) -> None:
+    """A draining instance says Retry-After about itself; its siblings can answer now."""
+    servers["a"].status, servers["a"].headers = 503, {"retry-after": "20"}
+
+    async def scenario() -> float:
+        async with client_of(servers, "a b", pipeline=bare(quick_retry()), picker="round_robin") as client:
+            began = asyncio.get_running_loop().time()
+            assert {(await client.get("/x")).status_code for _ in range(6)} == {200}
+            return asyncio.get_running_loop().time() - began
+
+    assert asyncio.run(scenario()) < 10
+    assert len(servers["a"].seen) >= 1
+
+
 def test_a_post_is_repeated_only_when_it_was_never_sent(servers: dict[str, Backend]) -> None:
     """A charge that may have happened is the caller's to judge; one that was refused at the door is not."""
     servers["a"].status = 500
@@ -454,6 +468,20 @@ def test_leaving_the_block_does_not_wait_for_ever(servers: dict[str, Backend]) -
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
         assert client.running == 0
+
+    asyncio.run(scenario())
+
+
+def test_a_client_that_cannot_begin_leaves_nothing_behind() -> None:
+    """The watch of a client whose pool could not be made would go on for the life of the process."""
+
+    async def scenario() -> None:
+        registry = Registry.open("memory:")
+        client = ServiceClient("stock", registry, pipeline=bare(), headers={"A": "b"})
+        client._transport_name = "no such"  # as if its package had been taken away since
+        with pytest.raises(ValueError, match="no such"):
+            await client.start()
+        assert registry.snapshot().watches == ()
 
     asyncio.run(scenario())
 

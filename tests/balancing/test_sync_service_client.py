@@ -114,6 +114,30 @@ def test_one_bad_instance_never_opens_the_services_circuit(servers: dict[str, Ba
                 client.get("/x")
 
 
+@pytest.mark.parametrize("inside", [sw.Bulkhead.threads(8), sw.Timeout(0.3, sync="thread")])
+def test_nor_when_attempts_run_on_threads_of_their_own(servers: dict[str, Backend], inside: Any) -> None:
+    """The circuit then stands in another thread than the attempt, and must still know whose failure it is."""
+    if isinstance(inside, sw.Timeout):
+        servers["a"].hangs = True
+    else:
+        servers["a"].status = 500
+    breaker = sw.CircuitBreaker(consecutive_failures=1, failure_ratio=0.05, minimum_calls=1)
+    balancer = Balancer("round_robin", outliers=None)
+    with client_of(servers, "a b c", pipeline=bare(breaker, inside), balancer=balancer) as client:
+        endings = [client_try(client) for _ in range(9)]
+    assert breaker.state == "closed"
+    good = [ending for ending in endings if getattr(ending, "status_code", 0) == 200]
+    assert len(good) == 6
+
+
+def client_try(client: SyncServiceClient) -> object:
+    """The answer, or the error."""
+    try:
+        return client.get("/x")
+    except Exception as error:
+        return error
+
+
 def test_the_limit_of_an_attempt_reaches_the_socket(servers: dict[str, Backend]) -> None:
     """A thread cannot be cut, so the transport has to give up by itself; and the hung instance is to blame."""
     servers["a"].hangs = True
@@ -185,6 +209,16 @@ def test_leaving_the_block_lets_requests_of_other_threads_end(servers: dict[str,
     client.close()
     with client_of(servers, "a") as again, pytest.raises(RuntimeError, match="open already"):
         again.start()
+
+
+def test_a_client_that_cannot_begin_leaves_nothing_behind() -> None:
+    """The watch's thread would go on for the life of the process."""
+    registry = Registry.open("memory:")
+    client = SyncServiceClient("stock", registry, pipeline=bare())
+    client._transport_name = "no such"  # as if its package had been taken away since
+    with pytest.raises(ValueError, match="no such"):
+        client.start()
+    assert registry.snapshot().watches == ()
 
 
 def test_nobody_known_is_said_at_once() -> None:

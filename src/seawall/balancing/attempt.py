@@ -5,7 +5,8 @@ service as a whole has to answer for.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextvars import ContextVar
+from contextlib import suppress
+from contextvars import ContextVar, Token
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -45,10 +46,10 @@ class Spared(Verdict):
 
 
 class Call:
-    """One request through all its attempts and copies. tried: ids of the instances they went to. until: the moment at which the
-    caller's own deadline passes, or None."""
+    """One request through all its attempts and copies. tried: ids of the instances they went to; latest: the newest attempt.
+    until: the moment at which the caller's own deadline passes, or None."""
 
-    __slots__ = ("headers", "idempotency_key", "key", "request", "tried", "until")
+    __slots__ = ("headers", "idempotency_key", "key", "latest", "request", "tried", "until")
 
     def __init__(
         self, request: Request, headers: Mapping[str, str], key: str | None, idempotency_key: str | None, until: float | None
@@ -59,22 +60,29 @@ class Call:
         self.idempotency_key = idempotency_key
         self.until = until
         self.tried: list[str] = []
+        self.latest: Attempt | None = None
 
 
 class Attempt:
-    """One attempt of a call at one instance, from its pick to its end. spared: whether its failure is the instance's alone."""
+    """One attempt of a call at one instance, from its pick to its end."""
 
-    __slots__ = ("_balancer", "_call", "_clock", "_settled", "pick", "spared")
+    __slots__ = ("_balancer", "_call", "_clock", "_settled", "_spared", "pick")
 
     def __init__(self, balancer: Balancer, call: Call, clock: Clock) -> None:
         self._balancer = balancer
         self._call = call
         self._clock = clock
         self._settled = False
-        self.spared = False
+        self._spared = False
         self.pick: Pick = balancer.pick(call.key, call.tried)
         call.tried.append(self.pick.host.id)
+        call.latest = self
         ATTEMPT.set(self)
+
+    @property
+    def spared(self) -> bool:
+        """Whether its failure is the instance's alone. A thread that nobody waits for any more has not settled it yet."""
+        return self._spared if self._settled else not self._balancer.blames_service(self.pick)
 
     @property
     def url(self) -> str:
@@ -119,11 +127,26 @@ class Attempt:
         self._settled = True
         self._balancer.settle(self.pick, told)
         if told in (Told.BAD, Told.REFUSED):
-            self.spared = not self._balancer.blames_service(self.pick)
+            self._spared = not self._balancer.blames_service(self.pick)
 
 
 ATTEMPT: Final[ContextVar[Attempt | None]] = ContextVar("seawall.balancing.attempt", default=None)
 """The newest attempt of this task or thread, for the classifier of the layers around it."""
+CALL: Final[ContextVar[Call | None]] = ContextVar("seawall.balancing.call", default=None)
+"""The call that runs, for layers whose inside runs on a thread of its own: they see its newest attempt."""
+Scope = tuple[Token[Attempt | None], Token[Call | None]]
+
+
+def enter(call: Call) -> Scope:
+    """A call begins in this task or thread."""
+    return ATTEMPT.set(None), CALL.set(call)
+
+
+def leave(scope: Scope) -> None:
+    """It is over: what runs next here is no part of it."""
+    with suppress(ValueError):  # a stream that another task ends: the variables are that task's own
+        ATTEMPT.reset(scope[0])
+        CALL.reset(scope[1])
 
 
 def marked(error: BaseException) -> bool:
@@ -158,7 +181,10 @@ class ServiceClassifier:
 
 
 def _spared(verdict: Verdict) -> Verdict:
-    attempt = ATTEMPT.get()
-    if attempt is None or not attempt.spared or verdict.outcome is not Outcome.FAILURE:
+    if verdict.outcome is not Outcome.FAILURE:
         return verdict
-    return Spared(verdict.kind, verdict.retry_after)
+    call = CALL.get()
+    attempt = ATTEMPT.get() or (None if call is None else call.latest)
+    if attempt is None or not attempt.spared:
+        return verdict
+    return Spared(verdict.kind)  # how long that one wants to be left alone is no reason to wait for the others

@@ -7,9 +7,9 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from types import TracebackType
 from typing import Any, Unpack
 
-from seawall.balancing.attempt import ATTEMPT, Attempt, Call
+from seawall.balancing.attempt import Attempt, Call, enter, leave
 from seawall.balancing.clients.port import Options, Response, Streamed
-from seawall.balancing.service import Service, reset_attempt
+from seawall.balancing.service import Service
 
 
 class ServiceClient(Service):
@@ -42,14 +42,14 @@ class ServiceClient(Service):
         (`NoInstance` when nobody is known), `TimedOut`.
         """
         call, identity = self._call(method, path, options)
-        token = ATTEMPT.set(None)
+        scope = enter(call)
         self._started()
         try:
             response: Response = await self.pipeline.run_async(self._send, (call,), {}, identity)
             return response
         finally:
             self._ended()
-            reset_attempt(token)
+            leave(scope)
 
     async def get(self, path: str, **options: Unpack[Options]) -> Response:
         """`request("GET", ...)`; repeated and hedged where the pipeline says so."""
@@ -98,8 +98,9 @@ class ServiceClient(Service):
         self._refuse_if_open()
         if self._owns_watch:
             await self.watch.start()
-        self._begin()
+            self._watching = True
         try:
+            self._begin()
             await self._first()
         except BaseException:
             await self.aclose()
@@ -117,10 +118,13 @@ class ServiceClient(Service):
                 await self._idle.wait(left)
         finally:
             self._idle, self._transport = None, None
-            if transport is not None:
-                await transport.close()
-            if self._owns_watch:
-                await self.watch.stop()
+            watching, self._watching = self._watching, False
+            try:
+                if transport is not None:
+                    await transport.close()
+            finally:
+                if watching:
+                    await self.watch.stop()
 
     async def _first(self) -> None:
         port = self.clock.tasks
@@ -149,7 +153,7 @@ class ServiceClient(Service):
     @asynccontextmanager
     async def _stream(self, method: str, path: str, options: Options) -> AsyncGenerator[Any, None]:
         call, identity = self._call(method, path, options)
-        token = ATTEMPT.set(None)
+        scope = enter(call)
         self._started()
         transport = self._transport
         chunks = self.pipeline.run_async_stream(self._open, (call,), {}, identity)
@@ -167,7 +171,7 @@ class ServiceClient(Service):
         finally:
             await chunks.aclose()
             self._ended()
-            reset_attempt(token)
+            leave(scope)
 
     async def _open(self, call: Call) -> AsyncGenerator[Any, None]:
         attempt = Attempt(self.balancer, call, self.clock)

@@ -5,12 +5,11 @@ from __future__ import annotations
 import ssl
 import threading
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final
 
 from seawall import presets
-from seawall.balancing.attempt import ATTEMPT, Attempt, Call, ServiceClassifier, marked
+from seawall.balancing.attempt import Attempt, Call, ServiceClassifier, marked
 from seawall.balancing.balancer import Balancer, BalancerSnapshot
 from seawall.balancing.clients import transport_of
 from seawall.balancing.clients.port import Options, Patience, Request, Wiring
@@ -99,6 +98,7 @@ class Service:
         self._running = 0
         self._counting = threading.Lock()
         self._idle: Any = None
+        self._watching = False
 
     # --- what it says
 
@@ -257,9 +257,3 @@ def _own_clock(pipeline: Pipeline) -> Clock | None:
     if not pipeline.policies:
         return None if isinstance(pipeline.clock, SystemClock) else pipeline.clock
     return next((policy.own_clock for policy in pipeline.policies if policy.own_clock is not None), None)
-
-
-def reset_attempt(token: Any) -> None:
-    """The call is over: what runs next in this task has no attempt of ours."""
-    with suppress(ValueError):  # a stream that another task ends: the variable is that task's own
-        ATTEMPT.reset(token)

@@ -7,9 +7,9 @@ from contextlib import AbstractContextManager, contextmanager
 from types import TracebackType
 from typing import Any, Unpack
 
-from seawall.balancing.attempt import ATTEMPT, Attempt, Call
+from seawall.balancing.attempt import Attempt, Call, enter, leave
 from seawall.balancing.clients.port import Options, Response, SyncStreamed
-from seawall.balancing.service import Service, reset_attempt
+from seawall.balancing.service import Service
 
 
 class SyncServiceClient(Service):
@@ -26,14 +26,14 @@ class SyncServiceClient(Service):
     def request(self, method: str, path: str, **options: Unpack[Options]) -> Response:
         """Send a request to one of the instances; the whole answer. As `ServiceClient.request`."""
         call, identity = self._call(method, path, options)
-        token = ATTEMPT.set(None)
+        scope = enter(call)
         self._started()
         try:
             response: Response = self.pipeline.run_sync(self._send, (call,), {}, identity)
             return response
         finally:
             self._ended()
-            reset_attempt(token)
+            leave(scope)
 
     def get(self, path: str, **options: Unpack[Options]) -> Response:
         """`request("GET", ...)`; repeated and hedged where the pipeline says so."""
@@ -77,8 +77,9 @@ class SyncServiceClient(Service):
         self._refuse_if_open()
         if self._owns_watch:
             self.watch.__enter__()
-        self._begin()
+            self._watching = True
         try:
+            self._begin()
             self._first()
         except BaseException:
             self.close()
@@ -89,8 +90,6 @@ class SyncServiceClient(Service):
         Harmless when done twice."""
         self._unfollow()
         transport, port = self._transport, self.clock.threads
-        if transport is None:
-            return
         until = port.now() + self._drain
         try:
             while self._running and (left := until - port.now()) > 0:
@@ -98,9 +97,13 @@ class SyncServiceClient(Service):
                 self._idle.wait(left)
         finally:
             self._idle, self._transport = None, None
-            transport.close()
-            if self._owns_watch:
-                self.watch.__exit__(None, None, None)
+            watching, self._watching = self._watching, False
+            try:
+                if transport is not None:
+                    transport.close()
+            finally:
+                if watching:
+                    self.watch.__exit__(None, None, None)
 
     def _first(self) -> None:
         port = self.clock.threads
@@ -129,7 +132,7 @@ class SyncServiceClient(Service):
     @contextmanager
     def _stream(self, method: str, path: str, options: Options) -> Generator[Any, None, None]:
         call, identity = self._call(method, path, options)
-        token = ATTEMPT.set(None)
+        scope = enter(call)
         self._started()
         transport = self._transport
         chunks = self.pipeline.run_stream(self._open, (call,), {}, identity)
@@ -147,7 +150,7 @@ class SyncServiceClient(Service):
         finally:
             chunks.close()
             self._ended()
-            reset_attempt(token)
+            leave(scope)
 
     def _open(self, call: Call) -> Generator[Any, None, None]:
         attempt = Attempt(self.balancer, call, self.clock)

@@ -280,7 +280,6 @@ class BalanceRule:
         if told is Told.OK:
             if not pick.heard:
                 self.latency.observe(host, now, rtt)
-            host.unwell = False
             return self._went_well(state, now, pick)
         self.latency.observe(host, now, max(rtt, self.error_cost, self._dearest(state)))
         return () if told is Told.BUSY else self._went_badly(state, now, pick, refused=told is Told.REFUSED)
@@ -291,23 +290,24 @@ class BalanceRule:
 
     def _went_well(self, state: BalanceState, now: float, pick: Pick) -> Events:
         host = pick.host
-        if self.outliers is None or pick.epoch != host.epoch:
+        if pick.epoch != host.epoch:
             return ()
-        if host.status != "ready":  # its probe, or, while everybody is asked, any request sent since it was ejected
+        if (
+            host.status != "ready" and self.outliers is not None
+        ):  # its probe, or, while everybody is asked, any request sent since it was ejected
             self.outliers.readmit(host, now)
             host.cost, host.stamp = self._usual(state, host), now
             note = Note("balancer.readmitted", {"instance": host.id, "ejections": host.ejections})
             return (note, *self.refresh(state, now))
-        self.outliers.count(host, well=True)
+        host.count(well=True)
         return ()
 
     def _went_badly(self, state: BalanceState, now: float, pick: Pick, *, refused: bool) -> Events:
         host = pick.host
-        host.unwell = True
-        if self.outliers is None or pick.epoch != host.epoch or state.hosts.get(host.id) is not host:
+        if pick.epoch != host.epoch or state.hosts.get(host.id) is not host:
             return ()
-        self.outliers.count(host, well=False)
-        if host.status == "ejected":
+        host.count(well=False)
+        if self.outliers is None or host.status == "ejected":
             return ()
         if host.status == "probation":
             reason: str | None = "it failed its probe"
@@ -338,10 +338,10 @@ class BalanceRule:
 
     def service_fails(self, state: BalanceState, host: Host) -> bool:
         """Whether a failure of this host is the service's: at least half of the instances, and never one of several alone, are
-        failing; that is, their last result was bad, or they are ejected."""
-        total = len(state.hosts)
-        failing = sum(other.unwell or other.status != "ready" for other in state.hosts.values() if other is not host) + 1
-        return failing == total or (failing >= 2 and 2 * failing >= total)
+        failing; that is, they are ejected, or most of their last results were bad. One bad answer makes nobody ill."""
+        hosts = state.hosts.values()
+        failing = 1 + sum(other.ill or other.status != "ready" for other in hosts if other is not host)
+        return failing == len(hosts) or (failing >= 2 and 2 * failing >= len(hosts))
 
     def snapshot(self, state: BalanceState, now: float) -> tuple[HostSnapshot, ...]:
         """All hosts as they are now."""

@@ -59,12 +59,6 @@ class Outliers:
             return 0
         return min(total - 1, max(1, int(total * self.most)))
 
-    def count(self, host: Host, *, well: bool) -> None:
-        """Take a result into the averages of the host."""
-        host.seen += 1
-        host.success += _SHARE * (well - host.success)
-        host.consecutive = 0 if well else host.consecutive + 1
-
     def reason(self, host: Host, *, refused: bool) -> str | None:
         """Why the host is to be ejected now, in words, or None."""
         row = host.consecutive
@@ -92,7 +86,3 @@ class Outliers:
         host.success, host.seen, host.consecutive = 1.0, 0, 0
         host.calm_at = host.born = now
         host.epoch += 1
-
-
-_SHARE = 0.2
-"""Weight of the newest result: after 5 good ones a third of what was before is left."""

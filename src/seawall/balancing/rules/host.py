@@ -60,7 +60,6 @@ class Host:
         "status",
         "success",
         "until",
-        "unwell",
         "zone",
     )
 
@@ -80,7 +79,6 @@ class Host:
         self.success = 1.0
         self.seen = 0
         self.consecutive = 0
-        self.unwell = False
         self.ejections = 0
         self.until = 0.0
         self.calm_at = now
@@ -107,6 +105,17 @@ class Host:
             self.oldest = next(iter(out)).at if out else NEVER
         return True
 
+    def count(self, *, well: bool) -> None:
+        """Take a result into the averages."""
+        self.seen += 1
+        self.success += NEWEST * (well - self.success)
+        self.consecutive = 0 if well else self.consecutive + 1
+
+    @property
+    def ill(self) -> bool:
+        """Whether most of its last results were bad."""
+        return self.success < 0.5
+
     def forget_requests(self) -> None:
         """Nothing is out: after a fork, what the parent sent is not ours."""
         self.out.clear()
@@ -114,6 +123,8 @@ class Host:
 
 
 NEVER: Final = float("inf")
+NEWEST: Final = 0.2
+"""Weight of the newest result: after 5 good ones a third of what was before is left."""
 
 
 class Pick:
