@@ -172,7 +172,7 @@ def main(arguments: list[str]) -> int:
     todo = list(places(tree))
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder) / "work"
-        shutil.copytree(ROOT, work, ignore=shutil.ignore_patterns(".venv*", ".git", "site", ".hypothesis", "*cache*"))
+        shutil.copytree(ROOT, work, ignore=shutil.ignore_patterns(".venv*", ".git", "site", ".hypothesis", ".*_cache", "__pycache__"))
         began = time.monotonic()
         if killed(work, tests, PATIENCE, keep_bytecode=True):
             print("the tests fail without any mistake; mend that first")

@@ -20,7 +20,7 @@ def windows(seed: int, many: int = 400) -> list[tuple[float, Window]]:
     found = []
     for _ in range(many):
         limit = draw.choice([1.0, 7.5, 20.0, 64.0, 150.0])
-        rtt = draw.choice([None, 0.1, 0.1, 0.11, 0.12, 0.15, 0.2, 0.35, 1.0, 7.0])
+        rtt = draw.choice([None, 0.1, 0.1, 0.11, 0.12, 0.15, 0.2, 0.35, 1.0, 5.5, 7.0])
         load = limit * draw.choice([0.1, 0.5, 0.9, 1.0, 1.0])
         found.append(
             (
@@ -183,6 +183,25 @@ def test_the_formulas_agree_along_a_path_of_their_own(start: float) -> None:
             limit = min(200.0, max(1.0, limit))
 
 
+@pytest.mark.parametrize("limit", [1.0, 2.0, 10.0])
+def test_a_small_limit_is_probed_as_often_as_said(limit: float) -> None:
+    """Every U(0.5, 1) * 30 * limit windows: the draw is a sequence without chance, and part of the promise."""
+    algorithm, formula = Vegas(), vegas(30.0)
+    memory = algorithm.start()
+    for number in range(2000):
+        window = Window(0.1, 0.1, 9, 9.0, 90.0, 0.0, full=True)
+        assert algorithm.next(memory, limit, window) == pytest.approx(formula(limit, window)), number
+
+
+def test_the_second_rtt_is_filtered_upwards() -> None:
+    """Of two, the higher one stands for both; of three, the middle one."""
+    algorithm = Correlation(recent=1, baseline=1)
+    memory = algorithm.start()
+    for p90, recent in ((0.1, 0.1), (0.3, 0.3), (0.2, 0.2), (0.1, 0.2), (0.15, 0.15)):
+        algorithm.next(memory, 5.0, Window(p90, p90, 5, 5.0, 50.0, 0.0, full=False))
+        assert memory.recent == pytest.approx(recent)
+
+
 def test_steps_at_the_exact_bounds() -> None:
     """Where a comparison is exact, it is part of the promise."""
     full = {"p90": 0.1, "in_flight": 100, "load": 100.0, "throughput": 1000.0, "dropped": 0.0, "full": True}
@@ -196,6 +215,9 @@ def test_steps_at_the_exact_bounds() -> None:
     vegas_memory = Vegas(probe=1e6).start()
     steady = Window(rtt=0.1, **full)  # type: ignore[arg-type]
     assert Vegas(probe=1e6).next(vegas_memory, 100.0, steady) == 112.0
+    idle = Window(0.1, 0.1, 4, 4.0, 40.0, 0.0, full=False)
+    assert Correlation().next(Correlation().start(), 20.0, idle) == pytest.approx(20 + math.log10(20))
+    assert Correlation().next(Correlation().start(), 20.1, idle) == pytest.approx(20.1 - math.log10(20.1))
     queued = Window(rtt=0.1 / 0.94, **full)  # type: ignore[arg-type]
     assert Vegas(probe=1e6).next(vegas_memory, 100.0, queued) == 100.0
 
