@@ -173,7 +173,7 @@ def main(arguments: list[str]) -> int:
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder) / "work"
         shutil.copytree(
-            ROOT, work, ignore=shutil.ignore_patterns(".venv*", ".git", "site", ".hypothesis", ".*cache", "__pycache__")
+            ROOT, work, ignore=shutil.ignore_patterns(".venv*", ".git", "site", ".hypothesis", ".*_cache", "__pycache__")
         )
         began = time.monotonic()
         if killed(work, tests, PATIENCE, keep_bytecode=True):

@@ -56,6 +56,16 @@ def test_a_file_becomes_pipelines(file: Path, seawall_time: VirtualClock) -> Non
     assert "4 attempts" in str(stock.explain())
 
 
+def test_a_file_can_let_some_policies_observe(tmp_path: Path) -> None:
+    """A new limit is tried out by one line; a name that no policy has is refused with its place."""
+    path = tmp_path / "seawall.toml"
+    path.write_text('[pipelines.stock]\nobserve = ["bulkhead"]\npolicies = [{ timeout = "1s" }, { bulkhead = 1 }]\n')
+    assert sw.load(path)["stock"].snapshot().observed == ("bulkhead",)
+    path.write_text('[pipelines.stock]\nobserve = ["limit"]\npolicies = [{ timeout = "1s" }, { bulkhead = 1 }]\n')
+    with pytest.raises(sw.ConfigError, match="'limit'"):
+        list(sw.load(path).values())
+
+
 def test_every_kind_a_file_can_hold_is_made_from_it(tmp_path: Path) -> None:
     """A kind that the table names and that cannot be built would be found in production."""
     from seawall.pipeline.build import KINDS

@@ -177,6 +177,79 @@ def test_settling_twice_or_after_a_restart_changes_nothing() -> None:
     assert (state.delays, state.refused_inside, state.door, state.total) == (0, 0, RANKS, 0)
 
 
+def test_the_defaults_are_those_of_the_paper() -> None:
+    """A default that drifts changes every server that trusted it."""
+    rule = AdmissionRule()
+    assert (rule.target, rule.window, rule.calls, rule.shed, rule.regain) == (0.02, 1.0, 2000, 0.05, 0.01)
+    state = rule.start(0.0)
+    assert (state.mean_delay, state.door, state.overloaded) == (0.0, RANKS, False)
+
+
+def test_a_mean_at_the_target_is_no_overload() -> None:
+    """Above the target means above."""
+    rule = AdmissionRule(target=1)
+    state = rule.start(0.0)
+    assert all(window(rule, state, float(second), 1.0) for second in range(3))
+    assert (state.mean_delay, state.overloaded, state.door) == (1.0, False, RANKS)
+
+
+def test_the_door_moves_by_exact_shares_of_ten_even_ranks() -> None:
+    """Ten ranks with a tenth of the calls each: every share is a whole number of them."""
+    rule = AdmissionRule(target=1, shed=0.2, regain=0.25)
+    state = rule.start(0.0)
+    lots = [number / 16 for number in range(10)]  # ranks 0, 8, 16 ... 72 of the critical class
+
+    def pass_window(now: float, delay: float) -> list[float | None]:
+        hints: list[float | None] = []
+        for u in lots:
+            answer = rule.admit(state, now, "critical", u)
+            hints.append(answer.retry_after if isinstance(answer, Rejection) else None)
+            if isinstance(answer, Admitted):
+                rule.settle(state, now, answer, delay, refused=False)
+        return hints
+
+    pass_window(0.0, 2.0)
+    hints = pass_window(1.0, 2.0)  # 8 of 10 may pass: those of rank 0 to 56, up to the next one that came
+    assert state.door == 64
+    assert hints == [None] * 8 + [1.0, 1.0]
+    hints = pass_window(2.0, 2.0)  # 0.8 * 0.8 = 0.64: 6 of 10; 7 to 10 are 1, 2, 3 and 4 tenths away, at a quarter per window
+    assert state.door == 48
+    assert hints == [None] * 6 + [1.0, 1.0, 2.0, 2.0]
+    pass_window(3.0, 0.0)  # 0.8 * 0.6 = 0.48: 4 of 10
+    assert state.door == 32
+    pass_window(4.0, 0.0)  # 0.4 + 0.25 = 0.65: at least so many are 7 of 10, exactly up to that rank
+    assert state.door == 49
+    pass_window(5.0, 0.0)
+    assert state.door == 73  # 0.95: all ten that came, and no rank more
+    pass_window(6.0, 0.0)
+    assert state.door == RANKS
+
+
+def test_a_door_that_would_leave_nobody_outside_is_open_to_all() -> None:
+    """Exactly all is all."""
+    rule = AdmissionRule(target=1, shed=0.5, regain=0.5)
+    state = rule.start(0.0)
+    for now, delay in ((0.0, 2.0), (1.0, 0.0), (2.0, 0.0)):
+        for u in (0.0, 0.5):
+            answer = rule.admit(state, now, "critical", u)
+            if isinstance(answer, Admitted):
+                rule.settle(state, now, answer, delay, refused=False)
+        assert state.door == (64 if now == 1.0 else RANKS)
+
+
+def test_a_permit_of_before_a_restart_stays_void_even_if_it_was_used() -> None:
+    """No number of an epoch may be the mark of a used permit."""
+    rule = AdmissionRule()
+    state = rule.start(0.0)
+    used = rule.admit(state, 0.0, "default", 0.0)
+    assert isinstance(used, Admitted)
+    rule.settle(state, 0.0, used, 1.0, refused=True)
+    for _ in range(3):
+        rule.restart(state)
+        rule.settle(state, 0.0, used, 1.0, refused=True)
+        assert (state.delays, state.refused_inside) == (0, 0)
+
+
 def serve(load: float, *, busy_for: float, calm_for: float = 0.0, seed: int = 1) -> tuple[dict[str, float], float, float]:
     """20 workers of 0.1 s (exponential), a queue of 400, asked `load` times what they stand: a fifth critical, a half default.
 

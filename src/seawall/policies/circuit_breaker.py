@@ -216,8 +216,8 @@ class BreakerRule:
 
     def share(self, state: BreakerState, now: float) -> float:
         """The share of calls that passes now: 1 while closed, growing from a tenth while ramping, 0 while open."""
-        if state.phase == "ramping" and self.ramp is not None:
-            return min(1.0, RAMP_START + (1.0 - RAMP_START) * (now - state.ramp_from) / self.ramp)
+        if state.phase == "ramping":  # under a rule that has no ramp any more, after a reload, it is over
+            return 1.0 if self.ramp is None else min(1.0, RAMP_START + (1.0 - RAMP_START) * (now - state.ramp_from) / self.ramp)
         return float(state.phase == "closed")
 
     # --- half-open
