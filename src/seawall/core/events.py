@@ -7,10 +7,27 @@ call: the error is logged once per sink on the logger "seawall.events".
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 
 __all__ = ["Event", "Sink", "Sinks", "everywhere"]
+
+
+class Constant(dict[str, Any]):
+    """Details that many events share: they can be read, copied and pickled, and not changed."""
+
+    def _refuse(self, *_: Any, **__: Any) -> Any:
+        raise TypeError("the details of an event cannot be changed")
+
+    __setitem__ = __delitem__ = __ior__ = clear = pop = popitem = setdefault = update = _refuse
+
+    def __deepcopy__(self, memo: object) -> Constant:
+        return self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return dict, (dict(self),)
+
+
+NOTHING: Final = Constant()
 
 
 class Event(NamedTuple):
@@ -25,11 +42,11 @@ class Event(NamedTuple):
     policy: str
     at: float
     pipeline: str | None = None
-    data: Mapping[str, Any] = MappingProxyType({})
+    data: Mapping[str, Any] = NOTHING
     took: float | None = None
 
 
-ENDED_WELL: Final[Mapping[str, Any]] = MappingProxyType({"outcome": "success"})
+ENDED_WELL: Final[Mapping[str, Any]] = Constant(outcome="success")
 """The details of every call that ended well: one object, since a dict for each would cost as much as all other of its guard."""
 
 Sink = Callable[[Event], object]
