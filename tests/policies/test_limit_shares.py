@@ -59,6 +59,9 @@ def test_an_idle_share_is_lent_and_comes_back_as_borrowed_calls_end() -> None:
 
 def test_a_share_is_at_least_one_call_and_is_never_lent_beyond_most() -> None:
     """A tenth of five places is half a call; a share of nothing would be no share."""
+    wide, state = limit(initial=5, partitions={"batch": 0.1, "live": 0.9})
+    assert ran(come(wide, state, partition="live", times=9)) == 5
+    assert ran(come(wide, state, partition="batch", times=3)) == 1
     rule, state = limit(initial=5, most=6, partitions={"batch": 0.1, "live": 0.9})
     assert ran(come(rule, state, partition="live", times=9)) == 5
     assert ran(come(rule, state, partition="batch", times=2)) == 1
@@ -171,6 +174,56 @@ def test_a_place_goes_first_to_who_holds_less() -> None:
     assert ran(come(rule, state, tenant="b")) == 1
     assert ran(come(rule, state, tenant="a")) == 0
     assert ran(come(rule, state, tenant="c")) == 1
+
+
+def test_places_are_kept_for_the_poorer_only_and_up_to_their_fair_share() -> None:
+    """One that holds one place leaves the free one to who holds none, and owes its equals nothing."""
+    rule, state = limit(initial=2, fair=True)
+    come(rule, state, tenant="a")
+    (held,) = come(rule, state, tenant="b")
+    assert ran(come(rule, state, tenant="c")) == 0
+    end(rule, state, held)
+    assert ran(come(rule, state, tenant="a")) == 0
+    assert ran(come(rule, state, tenant="c")) == 1
+    even, equal = limit(initial=4, fair=True)
+    first = come(even, equal, tenant="a", times=2)
+    come(even, equal, tenant="b")
+    come(even, equal, tenant="c")
+    assert ran(come(even, equal, tenant="b")) == 0
+    end(even, equal, first[0])
+    assert ran(come(even, equal, tenant="a")) == 1
+    rich, owed = limit(initial=12, fair=True)
+    many = come(rich, owed, tenant="a", times=8)
+    come(rich, owed, tenant="rude", times=1000)
+    for slot in many[:3]:
+        end(rich, owed, slot)
+    assert ran(come(rich, owed, tenant="a", times=5)) == 1
+
+
+def test_what_was_missed_is_forgotten_with_its_second() -> None:
+    """Else every refusal of a day would keep a place at night."""
+    rule, state = limit(fair=True)
+    loud = come(rule, state, tenant="loud", times=10)
+    come(rule, state, tenant="quiet")
+    come(rule, state, now=5.0, tenant="loud")
+    come(rule, state, now=5.0, tenant="quiet")
+    assert state.accounts.tenants["quiet"].missed == 1
+    for slot in loud[:2]:
+        end(rule, state, slot, 5.0)
+    assert ran(come(rule, state, now=5.0, tenant="loud", times=5)) == 1
+
+
+def test_a_fair_share_is_the_limit_over_those_who_are_there_rounded_up() -> None:
+    """A newcomer counts, and nobody's share is nothing."""
+    rule, state = limit(fair=True)
+    assert rule.shares.max_tenants == 1000
+    assert [fair_share(state.accounts, size) for size in (0.5, 1.0, 10.9)] == [1, 1, 10]
+    come(rule, state, tenant="a")
+    assert fair_share(state.accounts, 10) == 10
+    assert fair_share(state.accounts, 10, newcomer=True) == 5
+    come(rule, state, tenant="b")
+    come(rule, state, tenant="c")
+    assert (fair_share(state.accounts, 10), fair_share(state.accounts, 1)) == (4, 1)
 
 
 def test_of_those_who_wait_the_tenant_that_holds_least_is_served_first() -> None:
