@@ -317,6 +317,22 @@ def test_under_overload_tenants_of_unlike_demand_hold_even_shares(queue: int, fa
         assert held["loud"] > 9
 
 
+def test_new_shares_hold_at_once_and_who_runs_is_counted_on() -> None:
+    """A file that was read again must not forget the calls that run, nor the partition that is new."""
+    rule, state = limit(partitions=HALVES)
+    slots = come(rule, state, partition="live", times=4)
+    old = come(rule, state, partition="batch", times=1)
+    changed, _ = limit(partitions={"live": 0.9, "night": 0.1})
+    changed.shares.retune(state.accounts)
+    taken = {name: (account.share, account.taken) for name, account in state.accounts.partitions.items()}
+    assert taken == {"live": (0.9, 4), "night": (0.1, 0), "others": (pytest.approx(0.0), 0)}
+    for slot in [*slots, *old]:
+        end(changed, state, slot)
+    assert state.taken == sum(account.taken for account in state.accounts.partitions.values()) == 0
+    ShareRule().retune(state.accounts)
+    assert state.accounts.partitions == {}
+
+
 def test_a_restart_forgets_every_account() -> None:
     """After a fork their holders do not exist here."""
     rule, state = limit(fair=True, partitions=HALVES)
