@@ -245,6 +245,15 @@ def test_neighbouring_ranks_open_one_by_one_as_they_were_told() -> None:
     assert state.door == RANKS
 
 
+def test_the_histogram_forgets_a_fifth_per_window() -> None:
+    """A mix of an hour ago says nothing; that of the last seconds does."""
+    rule = AdmissionRule()
+    state = rule.start(0.0)
+    for second, expected in enumerate((1.0, 1.8, 2.44, 2.952)):
+        rule.admit(state, float(second), "critical", 0.0)
+        assert state.came[0] == pytest.approx(expected)
+
+
 def test_a_door_that_would_leave_nobody_outside_is_open_to_all() -> None:
     """Exactly all is all."""
     rule = AdmissionRule(target=1, shed=0.5, regain=0.5)

@@ -213,6 +213,18 @@ def test_what_was_missed_is_forgotten_with_its_second() -> None:
     assert ran(come(rule, state, now=5.0, tenant="loud", times=5)) == 1
 
 
+def test_what_was_missed_is_forgotten_by_those_who_hold_something_too() -> None:
+    """A tenant that stays must not be owed more and more."""
+    rule, state = limit(fair=True)
+    come(rule, state, tenant="quiet")
+    come(rule, state, tenant="loud", times=9)
+    come(rule, state, tenant="quiet")
+    assert state.accounts.tenants["quiet"].missed == 1
+    come(rule, state, now=5.0, tenant="loud")
+    assert state.accounts.tenants["quiet"].missed == 0
+    assert set(state.accounts.wanting) == set()
+
+
 def test_a_fair_share_is_the_limit_over_those_who_are_there_rounded_up() -> None:
     """A newcomer counts, and nobody's share is nothing."""
     rule, state = limit(fair=True)

@@ -276,11 +276,10 @@ def test_only_a_single_token_bucket_has_a_fast_path() -> None:
 
 def test_an_episode_of_overflow_ends_at_seven_eighths_exactly_when_below() -> None:
     """Seven of eight keys are not below seven eighths; six are."""
-    rule, state = limiter("1/s", max_keys=8)
-    for keys, over in ((7, True), (6, False)):
-        rule.begin(state, 100.0)
+    for most, keys, over in ((8, 7, True), (8, 6, False), (16, 14, True), (16, 13, False)):
+        _, state = limiter("1/s", max_keys=most)
         for number in range(keys):
             state.table.put(f"k{number}", 100 * SECOND)
         state.overflowing = True
         scope_of(state, 0, "k0")
-        assert state.overflowing is over
+        assert state.overflowing is over, (most, keys)
