@@ -135,6 +135,28 @@ def test_it_guards_blocks_and_has_its_place() -> None:
     assert [policy.kind for policy in ordered.policies] == ["admission_control", "bulkhead", "timeout"]
 
 
+def test_a_file_that_is_read_again_leaves_the_door_where_it_is(seawall_time: VirtualClock, tmp_path: Any) -> None:
+    """A reload in the middle of an overload must not let everybody in."""
+    path = tmp_path / "seawall.toml"
+    text = '[pipelines.stock]\npolicies = [{ admission_control = { target = "20ms", shed = 0.5 } }, { bulkhead = 1 }]\n'
+    path.write_text(text)
+    config = sw.load(path)
+    door = config["stock"].policy(sw.AdmissionControl)
+    with config["stock"].policy(sw.Bulkhead).permit():
+        for _ in range(50):
+            config["stock"].try_call(lambda: 1)
+        seawall_time.advance(1)
+        config["stock"].try_call(lambda: 1)
+    admitted = door.snapshot().admitted
+    assert admitted["default"] < 1
+    path.write_text(text.replace("20ms", "30ms"))
+    config.reload()
+    fresh = config["stock"].policy(sw.AdmissionControl)
+    assert fresh is not door
+    assert fresh.rule.target == 0.03
+    assert (fresh.snapshot().admitted, fresh.rejected) == (admitted, door.rejected)
+
+
 @pytest.mark.parametrize(
     "bad", [{"target": "soon"}, {"window": 0}, {"calls": 0}, {"shed": 2}, {"regain": 0}, {"key": 5}, {"delay": 1.0}]
 )

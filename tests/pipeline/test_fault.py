@@ -10,7 +10,17 @@ from typing import Any
 import pytest
 
 import seawall as sw
+from seawall.policies.fault import NOTHING, FaultRule, Plan
 from seawall.testing import Script, VirtualClock, capture_events
+
+
+def test_the_defaults_are_those_of_the_front_door() -> None:
+    """A drill that breaks more than was thought is an outage."""
+    rule = FaultRule()
+    assert (rule.share, rule.latency, rule.jitter, rule.item_latency) == (0.1, 0.0, 0.0, 0.0)
+    assert (rule.cut_after, rule.at_most, rule.error_budget, rule.breaks) == (None, 1000, None, False)
+    assert not rule.does_something
+    assert Plan() == NOTHING == Plan(delay=0.0, fails=False, late=False, item_delay=0.0, cut_after=None, events=())
 
 
 def test_a_fault_does_nothing_until_its_name_is_called(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -225,6 +225,35 @@ def test_the_door_moves_by_exact_shares_of_ten_even_ranks() -> None:
     assert state.door == RANKS
 
 
+def test_neighbouring_ranks_open_one_by_one_as_they_were_told() -> None:
+    """Four ranks side by side with a quarter each, and a quarter more per window."""
+    rule = AdmissionRule(target=1, shed=0.75, regain=0.25)
+    state = rule.start(0.0)
+
+    def pass_window(now: float, delay: float) -> list[float | None]:
+        answers = [rule.admit(state, now, "critical", rank / LOTS) for rank in range(4)]
+        for answer in answers:
+            if isinstance(answer, Admitted):
+                rule.settle(state, now, answer, delay, refused=False)
+        return [answer.retry_after if isinstance(answer, Rejection) else None for answer in answers]
+
+    assert pass_window(0.0, 2.0) == [None] * 4
+    assert pass_window(1.0, 0.0) == [None, 1.0, 2.0, 3.0]
+    assert pass_window(2.0, 0.0) == [None, None, 1.0, 2.0]
+    assert pass_window(3.0, 0.0) == [None, None, None, 1.0]
+    assert pass_window(4.0, 0.0) == [None] * 4
+    assert state.door == RANKS
+
+
+def test_the_histogram_forgets_a_fifth_per_window() -> None:
+    """A mix of an hour ago says nothing; that of the last seconds does."""
+    rule = AdmissionRule()
+    state = rule.start(0.0)
+    for second, expected in enumerate((1.0, 1.8, 2.44, 2.952)):
+        rule.admit(state, float(second), "critical", 0.0)
+        assert state.came[0] == pytest.approx(expected)
+
+
 def test_a_door_that_would_leave_nobody_outside_is_open_to_all() -> None:
     """Exactly all is all."""
     rule = AdmissionRule(target=1, shed=0.5, regain=0.5)

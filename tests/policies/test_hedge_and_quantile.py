@@ -82,3 +82,16 @@ def test_tokens_are_taken_whole_and_never_fall_below_none() -> None:
     assert not rule.withdraw(state, 0.0)
     rule.leave(state, failed=False, extra=0.0)
     assert rule.withdraw(state, 0.0)
+
+
+def test_a_throttle_remembers_eleven_to_twelve_twelfths_of_its_window() -> None:
+    """Slice by slice, of two seconds here."""
+    rule = ThrottleRule(window=24, minimum_calls=1)
+    state = rule.start(0.0)
+    for now in (1.9, 2.0, 5.0):
+        rule.admit(state, now, 0.999)
+    assert [slice_.index for slice_ in state.slices] == [0, 1, 2]
+    assert rule.share(state, 23.9) == 0.75
+    assert rule.share(state, 24.0) == pytest.approx(2 / 3)
+    assert rule.share(state, 26.0) == 0.5
+    assert rule.share(state, 28.0) == 0.0

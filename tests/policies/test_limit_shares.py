@@ -59,6 +59,9 @@ def test_an_idle_share_is_lent_and_comes_back_as_borrowed_calls_end() -> None:
 
 def test_a_share_is_at_least_one_call_and_is_never_lent_beyond_most() -> None:
     """A tenth of five places is half a call; a share of nothing would be no share."""
+    wide, state = limit(initial=5, partitions={"batch": 0.1, "live": 0.9})
+    assert ran(come(wide, state, partition="live", times=9)) == 5
+    assert ran(come(wide, state, partition="batch", times=3)) == 1
     rule, state = limit(initial=5, most=6, partitions={"batch": 0.1, "live": 0.9})
     assert ran(come(rule, state, partition="live", times=9)) == 5
     assert ran(come(rule, state, partition="batch", times=2)) == 1
@@ -173,6 +176,68 @@ def test_a_place_goes_first_to_who_holds_less() -> None:
     assert ran(come(rule, state, tenant="c")) == 1
 
 
+def test_places_are_kept_for_the_poorer_only_and_up_to_their_fair_share() -> None:
+    """One that holds one place leaves the free one to who holds none, and owes its equals nothing."""
+    rule, state = limit(initial=2, fair=True)
+    come(rule, state, tenant="a")
+    (held,) = come(rule, state, tenant="b")
+    assert ran(come(rule, state, tenant="c")) == 0
+    end(rule, state, held)
+    assert ran(come(rule, state, tenant="a")) == 0
+    assert ran(come(rule, state, tenant="c")) == 1
+    even, equal = limit(initial=4, fair=True)
+    first = come(even, equal, tenant="a", times=2)
+    come(even, equal, tenant="b")
+    come(even, equal, tenant="c")
+    assert ran(come(even, equal, tenant="b")) == 0
+    end(even, equal, first[0])
+    assert ran(come(even, equal, tenant="a")) == 1
+    rich, owed = limit(initial=12, fair=True)
+    many = come(rich, owed, tenant="a", times=8)
+    come(rich, owed, tenant="rude", times=1000)
+    for slot in many[:3]:
+        end(rich, owed, slot)
+    assert ran(come(rich, owed, tenant="a", times=5)) == 1
+
+
+def test_what_was_missed_is_forgotten_with_its_second() -> None:
+    """Else every refusal of a day would keep a place at night."""
+    rule, state = limit(fair=True)
+    loud = come(rule, state, tenant="loud", times=10)
+    come(rule, state, tenant="quiet")
+    come(rule, state, now=5.0, tenant="loud")
+    come(rule, state, now=5.0, tenant="quiet")
+    assert state.accounts.tenants["quiet"].missed == 1
+    for slot in loud[:2]:
+        end(rule, state, slot, 5.0)
+    assert ran(come(rule, state, now=5.0, tenant="loud", times=5)) == 1
+
+
+def test_what_was_missed_is_forgotten_by_those_who_hold_something_too() -> None:
+    """A tenant that stays must not be owed more and more."""
+    rule, state = limit(fair=True)
+    come(rule, state, tenant="quiet")
+    come(rule, state, tenant="loud", times=9)
+    come(rule, state, tenant="quiet")
+    assert state.accounts.tenants["quiet"].missed == 1
+    come(rule, state, now=5.0, tenant="loud")
+    assert state.accounts.tenants["quiet"].missed == 0
+    assert set(state.accounts.wanting) == set()
+
+
+def test_a_fair_share_is_the_limit_over_those_who_are_there_rounded_up() -> None:
+    """A newcomer counts, and nobody's share is nothing."""
+    rule, state = limit(fair=True)
+    assert rule.shares.max_tenants == 1000
+    assert [fair_share(state.accounts, size) for size in (0.5, 1.0, 10.9)] == [1, 1, 10]
+    come(rule, state, tenant="a")
+    assert fair_share(state.accounts, 10) == 10
+    assert fair_share(state.accounts, 10, newcomer=True) == 5
+    come(rule, state, tenant="b")
+    come(rule, state, tenant="c")
+    assert (fair_share(state.accounts, 10), fair_share(state.accounts, 1)) == (4, 1)
+
+
 def test_of_those_who_wait_the_tenant_that_holds_least_is_served_first() -> None:
     """A queue in order of arrival belongs to whoever sends most."""
     rule, state = limit(initial=4, most=4, queue=20, fair=True)
@@ -262,6 +327,22 @@ def test_under_overload_tenants_of_unlike_demand_hold_even_shares(queue: int, fa
     assert least < min(held.values()) <= max(held.values()) < most, held
     if not fair:
         assert held["loud"] > 9
+
+
+def test_new_shares_hold_at_once_and_who_runs_is_counted_on() -> None:
+    """A file that was read again must not forget the calls that run, nor the partition that is new."""
+    rule, state = limit(partitions=HALVES)
+    slots = come(rule, state, partition="live", times=4)
+    old = come(rule, state, partition="batch", times=1)
+    changed, _ = limit(partitions={"live": 0.9, "night": 0.1})
+    changed.shares.retune(state.accounts)
+    taken = {name: (account.share, account.taken) for name, account in state.accounts.partitions.items()}
+    assert taken == {"live": (0.9, 4), "night": (0.1, 0), "others": (pytest.approx(0.0), 0)}
+    for slot in [*slots, *old]:
+        end(changed, state, slot)
+    assert state.taken == sum(account.taken for account in state.accounts.partitions.values()) == 0
+    ShareRule().retune(state.accounts)
+    assert state.accounts.partitions == {}
 
 
 def test_a_restart_forgets_every_account() -> None:

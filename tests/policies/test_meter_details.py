@@ -377,5 +377,5 @@ def test_every_look_at_a_log_drops_what_is_too_old(verb: str) -> None:
 def test_a_clock_that_ran_back_behind_the_newest_window_waits_for_it() -> None:
     """What was counted in a window counts, also for who believes it has not begun."""
     meter = SlidingWindow(limit(3, 12))
-    value = meter.spend(meter.blank(120), 120, 1)
+    value = meter.spend(meter.blank(0), 120, 1)
     assert meter.wait(value, 115, 1) == 5

@@ -11,7 +11,7 @@ from seawall.core.outcome import Outcome
 from seawall.core.units import Limit
 from seawall.policies.key_table import GRACE, OVERFLOW, UNKEYED, KeyTable
 from seawall.policies.limiter_state import Grant, LimiterState, Pause, Turn
-from seawall.policies.limiter_steps import PATIENCE
+from seawall.policies.limiter_steps import PATIENCE, scope_of, spend
 from seawall.policies.rate_limit import RateLimitRule
 from seawall.policies.verdict import DUST, Note, Rejection, Ticket, Wake
 
@@ -257,3 +257,29 @@ def test_the_hand_of_the_table_begins_anew_with_it() -> None:
     table.sweep(0, lambda value, at: False)
     table.clear()
     assert (table.hand, table.ring, table.values) == (0, [], {})
+
+
+def test_only_a_single_token_bucket_has_a_fast_path() -> None:
+    """All others are marked by a tolerance of -1; one of nothing would be a bucket still."""
+    for options in ({"algorithm": "fixed_window"}, {"spec": ["1/s", "9/min"]}):
+        rule, state = limiter(**options)
+        for again in range(2):
+            assert (state.tolerance, state.tat, state.interval) == (-1, 0, 0), again
+            rule.begin(state, 100.0)
+    rule, state = limiter("1/s burst 2")
+    assert (state.tolerance, state.tat, state.interval) == (2 * SECOND, 100 * SECOND, SECOND)
+    state.tolerance, state.tat = 0, 77 * SECOND
+    assert state.value("") == 77 * SECOND
+    assert spend(state, 70 * SECOND, "", 1) == 8 * SECOND
+    assert state.tat == 77 * SECOND
+
+
+def test_an_episode_of_overflow_ends_at_seven_eighths_exactly_when_below() -> None:
+    """Seven of eight keys are not below seven eighths; six are."""
+    for most, keys, over in ((8, 7, True), (8, 6, False), (16, 14, True), (16, 13, False)):
+        _, state = limiter("1/s", max_keys=most)
+        for number in range(keys):
+            state.table.put(f"k{number}", 100 * SECOND)
+        state.overflowing = True
+        scope_of(state, 0, "k0")
+        assert state.overflowing is over, (most, keys)

@@ -14,6 +14,7 @@ from seawall.core.errors import BulkheadFull, Misplaced, Overloaded
 from seawall.core.outcome import Kind, Outcome, Verdict
 from seawall.pipeline.guarding import Guarding
 from seawall.pipeline.held import Held
+from seawall.pipeline.policy import Policy
 from seawall.pipeline.run import Run
 from seawall.policies.admission import LOTS, AdmissionRule, AdmissionState
 
@@ -106,6 +107,13 @@ class AdmissionControl(Guarding[AdmissionState]):
     def snapshot(self) -> AdmissionSnapshot:
         """What it holds now."""
         return self.cell.apply(self._read)
+
+    def take_over(self, old: Policy) -> None:
+        """Keep the door where it is, and what the window has seen."""
+        super().take_over(old)
+        assert isinstance(old, AdmissionControl)
+        self.cell, old.rule = old.cell.handed_to(self, self.rule), self.rule  # calls that run settle by the new rule
+        self.rejected = old.rejected
 
     @property
     def at_rest(self) -> bool:

@@ -66,8 +66,8 @@ class AdmissionState:
         self.overloaded = False
         self.mean_delay = 0.0
         self.came = [0.0] * RANKS
-        self.share_below = [1.0] * (RANKS + 1)
-        self.clear(0.0)
+        self.share_below: list[float] = []  # while the door is open to all nobody asks for it
+        self.clear(-math.inf)
 
     def clear(self, now: float) -> None:
         """A new window."""

@@ -90,6 +90,16 @@ class ShareRule:
             return Accounts({})
         return Accounts({**self.partitions, OTHERS: max(0.0, 1 - sum(self.partitions.values()))})
 
+    def retune(self, accounts: Accounts) -> None:
+        """Put this rule's shares in the place of those that `accounts` was kept under; who runs is counted on under its name."""
+        fresh = self.start().partitions
+        for name, account in fresh.items():
+            known = accounts.partitions.get(name)
+            if known is not None:
+                known.share = account.share
+                fresh[name] = known
+        accounts.partitions = fresh
+
     def claim(self, accounts: Accounts, now: float, partition: Hashable, tenant: Hashable) -> Claim:
         """The accounts of one call."""
         account = None
