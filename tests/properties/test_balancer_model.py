@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -15,18 +16,14 @@ from seawall.discovery.instance import Instance
 from seawall.policies.verdict import Rejection
 
 PICKERS = ("peak_ewma", "least_outstanding", "round_robin", "weighted", "random", "maglev")
-ALL = [
-    Instance("stock", id=f"i{n}", port=port + n, zone="ab"[n % 2], weight=(1.0, 2.0, 0.0)[n % 3])
-    for n in range(7)
-    for port in (1000, 2000)  # the same name at another address
-]
+ALL = [Instance("stock", id=f"i{n}", port=1000 + n, zone="ab"[n % 2], weight=(1.0, 2.0, 0.0)[n % 3]) for n in range(7)]
 
 
 class BalancerMachine(RuleBasedStateMachine):
     """Requests, their ends, lists and time, against what a careful reader would count by hand."""
 
     @initialize(
-        picker=st.sampled_from(PICKERS),
+        picker=st.sampled_from([*PICKERS, "maglev", "maglev"]),
         zone=st.sampled_from([None, "a"]),
         most=st.sampled_from([0.0, 0.5, 1.0]),
         panic=st.sampled_from([0.0, 0.5]),
@@ -42,6 +39,15 @@ class BalancerMachine(RuleBasedStateMachine):
     @rule(found=st.lists(st.sampled_from(ALL), unique_by=lambda one: one.id), drain=st.booleans())
     def hear_a_list(self, found: list[Instance], drain: bool) -> None:
         self.listed = [one.with_state("draining") if drain and n % 2 else one for n, one in enumerate(found)]
+        self.rule.update(self.state, self.now, self.listed)
+
+    @precondition(lambda self: self.listed)
+    @rule(number=st.integers(0, 6), heavier=st.booleans())
+    def replace_one(self, number: int, heavier: bool) -> None:
+        number %= len(self.listed)
+        old = self.listed[number]
+        new = {"weight": old.weight + 1} if heavier else {"port": old.port + 7}
+        self.listed[number] = replace(old, **new)  # type: ignore[arg-type]
         self.rule.update(self.state, self.now, self.listed)
 
     @rule(
