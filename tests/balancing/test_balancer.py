@@ -52,6 +52,37 @@ def test_a_registry_that_blinks_loses_nothing() -> None:
     assert driven.status("a") == "ready"
 
 
+def test_those_who_left_are_remembered_in_bounds() -> None:
+    """An autoscaler that names each instance anew must not fill the memory of its callers."""
+    driven = Driven("a")
+    for batch in range(12):
+        driven.update([Instance("stock", id=f"i{batch}-{number}", port=1 + number) for number in range(200)])
+    assert len(driven.state.gone) == 1000
+    assert "i10-0" in driven.state.gone
+    assert "i0-0" not in driven.state.gone
+
+
+def test_the_table_is_kept_while_the_set_is_the_same() -> None:
+    """Building it costs milliseconds; states that change daily, or by the second, are no reason."""
+    driven = Driven("a b c", picker="maglev")
+    driven.pick(point=1)
+    table = driven.state.table
+    driven.update(instances("a b c", tags=("new",)))
+    assert driven.state.table is table
+    driven.update([*instances("a b", weight=1), *instances("c", weight=2)])
+    assert driven.state.table is None
+    driven.pick(point=1)
+    driven.update([Instance("stock", id="a", port=7777)])  # another process under an old name, alone
+    assert driven.pick(point=1).host.instance.port == 7777
+
+
+def test_the_defaults_are_as_documented() -> None:
+    """They are what most people run."""
+    rule = Driven().rule
+    assert (rule.picker, rule.error_cost, rule.panic, rule.slow_start) == ("peak_ewma", 0.5, 0.5, 10.0)
+    assert (rule.zone, rule.spill, rule.subset, rule.outliers) == (None, 2.0, None, Outliers())
+
+
 def test_another_process_under_an_old_name_starts_afresh() -> None:
     """What was learnt of the old address says nothing about the new one."""
     driven = Driven("a b")
@@ -113,6 +144,17 @@ def test_a_newcomer_starts_slowly_and_a_first_list_does_not() -> None:
     assert shares[0] < 0.05
     assert shares == sorted(shares)
     assert shares[-1] == pytest.approx(0.25, abs=0.01)
+
+
+def test_slow_start_grows_in_steps_of_half_a_second() -> None:
+    """Working the shares out at every pick would cost more than the pick."""
+    driven = Driven("a b c", picker="weighted")
+    driven.update(instances("a b c d"))
+    assert driven.state.due == pytest.approx(driven.now + 0.5)
+    assert driven.state.hosts["d"].handicap == pytest.approx(10.0)  # a tenth of its weight
+    driven.now += 5.0
+    driven.pick()
+    assert driven.state.hosts["d"].handicap == pytest.approx(2.0)
 
 
 def test_slow_start_is_skipped_when_most_are_new() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -22,7 +23,7 @@ class BalancerMachine(RuleBasedStateMachine):
     """Requests, their ends, lists and time, against what a careful reader would count by hand."""
 
     @initialize(
-        picker=st.sampled_from(PICKERS),
+        picker=st.sampled_from([*PICKERS, "maglev", "maglev"]),
         zone=st.sampled_from([None, "a"]),
         most=st.sampled_from([0.0, 0.5, 1.0]),
         panic=st.sampled_from([0.0, 0.5]),
@@ -40,9 +41,18 @@ class BalancerMachine(RuleBasedStateMachine):
         self.listed = [one.with_state("draining") if drain and n % 2 else one for n, one in enumerate(found)]
         self.rule.update(self.state, self.now, self.listed)
 
+    @precondition(lambda self: self.listed)
+    @rule(number=st.integers(0, 6), heavier=st.booleans())
+    def replace_one(self, number: int, heavier: bool) -> None:
+        number %= len(self.listed)
+        old = self.listed[number]
+        new = {"weight": old.weight + 1} if heavier else {"port": old.port + 7}
+        self.listed[number] = replace(old, **new)  # type: ignore[arg-type]
+        self.rule.update(self.state, self.now, self.listed)
+
     @rule(
         u=st.floats(0, 1, exclude_max=True),
-        tried=st.sets(st.sampled_from([one.id for one in ALL]), max_size=3),
+        tried=st.sets(st.sampled_from([f"i{n}" for n in range(7)]), max_size=3),
         keyed=st.booleans(),
     )
     def ask(self, u: float, tried: set[str], keyed: bool) -> None:
@@ -100,6 +110,8 @@ class BalancerMachine(RuleBasedStateMachine):
             assert host.probe is None or host.probe in mine
         assert set(self.state.open) <= set(self.state.hosts.values())
         assert bool(self.state.open) == bool(self.state.hosts)
+        if self.state.table is not None:
+            assert set(self.state.table.hosts) == set(self.state.hosts.values())
 
 
 TestBalancer = BalancerMachine.TestCase

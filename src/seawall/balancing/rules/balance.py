@@ -109,9 +109,8 @@ class BalanceRule:
                 state.gone[id] = host
         self._forget(state, now)
         added, removed = sorted(hosts.keys() - before.keys()), sorted(before.keys() - hosts.keys())
-        weights = [(host.id, host.instance.weight) for host in before.values()]
         state.hosts = hosts
-        if weights != [(host.id, host.instance.weight) for host in hosts.values()]:
+        if state.table is not None and not state.table.fits(hosts.values()):
             state.table = None
         events = self.refresh(state, now)
         if added or removed:

@@ -6,7 +6,7 @@ turns; Thaler and Ravishankar, "Using Name-Based Mappings to Increase Hit Rates"
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from typing import Final
 
 from seawall.balancing.rules.draws import mix, point
@@ -20,11 +20,16 @@ SIZES: Final = (251, 1021, 4093, 16381, 65537)
 class Table:
     """Keys to hosts. It is built of all hosts, well or not: an ejected one keeps its places, and its keys go on to the next."""
 
-    __slots__ = ("_slots", "hosts")
+    __slots__ = ("_slots", "_weights", "hosts")
 
-    def __init__(self, hosts: Sequence[Host]) -> None:
+    def __init__(self, hosts: Iterable[Host]) -> None:
         self.hosts = tuple(sorted(hosts, key=_id))
+        self._weights = _weights(self.hosts)
         self._slots = _filled(self.hosts)
+
+    def fits(self, hosts: Iterable[Host]) -> bool:
+        """Whether it was built of just these hosts with just these weights."""
+        return _weights(hosts) == self._weights
 
     @property
     def size(self) -> int:
@@ -81,6 +86,10 @@ def subset(instances: Iterable[Instance], size: int | None, client: str) -> tupl
         return found
     salt = point(client)
     return tuple(sorted(found, key=lambda one: point(one.id, salt))[:size])
+
+
+def _weights(hosts: Iterable[Host]) -> dict[Host, float]:
+    return {host: host.instance.weight for host in hosts}
 
 
 def _id(host: Host) -> str:
