@@ -130,7 +130,7 @@ def test_the_most_important_that_come_are_always_let_in() -> None:
             answer = rule.admit(state, float(second), "sheddable", u)
             if isinstance(answer, Admitted):
                 rule.settle(state, float(second), answer, 9.0, refused=False)
-    assert state.door == 2 * LOTS + int(0.3 * LOTS) + 1
+        assert state.door == (2 * LOTS + int(0.3 * LOTS) + 1 if second else RANKS)
 
 
 def test_a_second_without_sheddable_calls_does_not_open_the_door_to_them() -> None:
@@ -243,6 +243,22 @@ def test_neighbouring_ranks_open_one_by_one_as_they_were_told() -> None:
     assert pass_window(3.0, 0.0) == [None, None, None, 1.0]
     assert pass_window(4.0, 0.0) == [None] * 4
     assert state.door == RANKS
+
+
+def test_a_quarter_of_four_neighbours_is_the_last_one() -> None:
+    """The widest door that sheds enough, whether its number is even or odd."""
+    rule = AdmissionRule(target=1, shed=0.25, window=10, regain=0.1)
+    state = rule.start(0.0)
+    for now in (0.0, 10.0):
+        answers = [rule.admit(state, now, "critical", rank / LOTS) for rank in range(4)]
+        for answer in answers:
+            if isinstance(answer, Admitted):
+                rule.settle(state, now, answer, 2.0, refused=False)
+    assert state.door == 3
+    rule.admit(state, 20.0, "critical", 0.0)
+    assert state.door == 2  # 0.75 * 0.75 = 0.5625
+    rule.admit(state, 49.0, "critical", 0.0)
+    assert state.door == 3  # 29 s are two windows, a fifth of what came; 0.57 with the call of now and then were in already
 
 
 def test_the_histogram_forgets_a_fifth_per_window() -> None:
