@@ -20,6 +20,13 @@ stock = sw.Pipeline(
     observe=True,
 )
 
+server = sw.Pipeline(
+    sw.AdmissionControl(target="20ms", key="tenant", delay=lambda tenant: 0.0),
+    sw.AdaptiveLimit(queue=5, partitions={"batch": 0.1, "live": 0.9}, partition=lambda tenant: "live", tenant="tenant"),
+    sw.Fault("drill", item_latency="100ms", cut_after=3, error=OSError, error_budget=10),
+    observe=["admission_control"],
+)
+
 
 @stock
 async def levels(sku: str) -> dict[str, int]:
