@@ -139,7 +139,7 @@ def test_the_first_byte_counts_once() -> None:
 
 def test_the_share_of_near_ones_counts_near_ones_only() -> None:
     """Illness far away is no reason to send traffic there."""
-    driven = fleet(4, 4, outliers=Outliers(eject_for=200, most=1.0), panic=0)
+    driven = fleet(4, 6, outliers=Outliers(eject_for=200, most=1.0), panic=0)
     for id in ("far-0", "far-1", "far-2"):
         eject(driven, id)
     assert driven.state.near_share == 1.0

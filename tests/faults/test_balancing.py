@@ -86,7 +86,7 @@ def fail_one_of_two(mode: str, calls: int, at_once: int) -> tuple[Counter[str], 
     async def scenario(found: dict[str, Backend]) -> Any:
         watch: Any = ListedWatch(*(backend.instance for backend in found.values()))
         async with ServiceClient("stock", watch, pipeline=guarded()) as client:
-            before = await load(client, 200, at_once)
+            before = await load(client, 20 * at_once, at_once)  # the retry budget is a share of the traffic that was
             await asyncio.to_thread(misbehave, found["bad"], mode)
             after = await load(client, calls, at_once)
             return before, after, client.snapshot()
@@ -111,7 +111,7 @@ def test_one_of_two_failing_costs_less_than_one_call_in_a_thousand(mode: str) ->
 @pytest.mark.soak
 def test_one_of_two_failing_at_length(soak_seconds: float) -> None:
     """The same with many more callers and calls, in every way in turn."""
-    calls = max(1000, int(soak_seconds * 40))
+    calls = max(1500, int(soak_seconds * 40))
     for mode in MODES:
         _, after, _ = fail_one_of_two(mode, calls=calls, at_once=50)
         print(mode, dict(after))
