@@ -11,7 +11,7 @@ import json
 import os
 import socket
 import threading
-from dataclasses import asdict, dataclass, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from logging import getLogger
 from types import TracebackType
 from typing import Any, Final
@@ -221,7 +221,7 @@ def _figures(policy: Any) -> dict[str, Any] | None:
     if not is_dataclass(shot) or isinstance(shot, type):
         return None
     figures = {}
-    for name, value in asdict(shot).items():
+    for name, value in ((field.name, getattr(shot, field.name)) for field in fields(shot)):
         plain = isinstance(value, str | int | float | bool) or value is None
         figures[name] = value if plain and value not in (float("inf"), float("-inf")) else str(value)[:200]
     return figures
