@@ -5,12 +5,16 @@ from __future__ import annotations
 import asyncio
 import selectors
 import threading
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 import seawall as sw
+from seawall.balancing import Balancer
 from seawall.core import clock as clocks
+from seawall.pipeline import registry
+from seawall.shared.bulkhead import SharedBulkhead
 from seawall.testing import Script, VirtualClock, takes
 
 AT_IMPORT = sw.Pipeline(sw.CircuitBreaker(consecutive_failures=1), name="at import")
@@ -258,3 +262,23 @@ def test_the_ports_do_what_guards_expect_of_them(seawall_time: VirtualClock) -> 
         assert "needs a task" in str(outcome[0])
 
     asyncio.run(main())
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: sw.Retry(3, nested="never"),  # type: ignore[arg-type]
+        lambda: sw.Retry(3, on=5),  # type: ignore[arg-type]
+        lambda: sw.Keyed("host", lambda key: 5),  # type: ignore[arg-type, return-value]
+        lambda: sw.RateLimiter("5/s", store="nothing://here"),
+        lambda: sw.RateLimiter("5/s", store="memory:", algorithm="sliding_window_log", mode="lease"),
+        lambda: SharedBulkhead("seats", 5, store="memory:"),
+        lambda: Balancer(panic=2),
+    ],
+)
+def test_a_policy_whose_making_failed_does_not_stop_the_others_from_starting_afresh(make: Callable[[], Any]) -> None:
+    """Its error keeps half of it alive for a while; nobody may meet that half."""
+    with pytest.raises((ValueError, TypeError)) as caught:
+        make()
+    registry.restart_all()
+    assert caught.value.__traceback__ is not None

@@ -12,6 +12,7 @@ from seawall.balancing.rules.draws import point
 from seawall.balancing.rules.ejection import Outliers
 from seawall.balancing.rules.host import HostSnapshot, Pick, Told
 from seawall.balancing.rules.pickers import Picker
+from seawall.core import clock as clocks
 from seawall.core.clock import Clock
 from seawall.discovery.instance import Instance, Snapshot
 from seawall.pipeline.cell import Cell
@@ -78,7 +79,6 @@ class Balancer(Policy):
         name: str | None = None,
         clock: Clock | None = None,
     ) -> None:
-        super().__init__(name=name, clock=clock)
         self.rule = BalanceRule(
             picker=picker,
             outliers=Outliers() if isinstance(outliers, EllipsisType) else outliers,
@@ -88,8 +88,9 @@ class Balancer(Policy):
             zone=zone,
             spill=spill,
             subset=subset,
-            client=f"{self.clock.random.getrandbits(64):016x}" if client is None else client,
+            client=f"{clocks.resolve(clock).random.getrandbits(64):016x}" if client is None else client,
         )
+        super().__init__(name=name, clock=clock)
         self.cell: Cell[BalanceState] = Cell(self, self.rule)
         self._instances: tuple[Instance, ...] = ()
 

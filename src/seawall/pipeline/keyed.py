@@ -71,13 +71,13 @@ class Keyed(Policy):
         self._policies: OrderedDict[Hashable, Policy] = OrderedDict()
         self._overflow: Policy | None = None
         self.overflowed = 0
-        super().__init__(name=name, clock=clock)
         sample = make("sample")
         if not isinstance(sample, Policy) or isinstance(sample, Keyed):
             raise TypeError(f"make must return a policy such as CircuitBreaker(); got {sample!r}")
         self.may_wait = sample.may_wait
         self.acts_while_observing = sample.acts_while_observing
         self.sample = sample
+        super().__init__(name=name, clock=clock)
 
     def layer(self, twins: Any, inner: Layer) -> Layer:
         """Guard what is inside with the policy of the call's key."""

@@ -48,7 +48,9 @@ class Policy(Verbs):
         self._own_clock = clock
         self._alone: Pipeline | None = None
         self.sinks = Sinks()
-        registry.register(self)
+        registry.register(
+            self
+        )  # it may be started afresh from here on: in a kind's own __init__, what can fail stands before this
 
     # --- name, clock, events
 

@@ -94,13 +94,13 @@ class Retry(Policy):
         self.rule = RetryRule(attempts=attempts, backoff=Backoff() if backoff is None else backoff, retry_after_cap=cap)
         if budget is not None and not isinstance(budget, RetryBudget):
             raise TypeError(f"budget must be a RetryBudget or None; got {budget!r}")
-        super().__init__(name=name, clock=clock)
         self.cost = cost if callable(cost) else units.number("cost", cost, least=1e-9)
         self.budget = RetryBudget(clock=clock) if budget is _OWN else budget
         self.on = on
         self.nested = units.one_of("nested", nested, ("warn", "yield", "allow"))
-        self.made_at = _caller()
         self.types, self._predicate = _read_on(on)
+        super().__init__(name=name, clock=clock)
+        self.made_at = _caller()
         self.may_wait = attempts > 1
         self.retried = 0
         self.gave_up = 0

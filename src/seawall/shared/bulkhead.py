@@ -187,12 +187,12 @@ class SharedBulkhead(Guarding[Seats]):
         self.replicas = units.whole("replicas", replicas)
         self.may_wait = True
         self.lost = 0
-        self._rule = _Rule()
-        super().__init__(self._rule, name=name, clock=clock)
-        self.cell: Cell[Seats] = Cell(self, self._rule)
         self._gate: Gate = gate(store, budget=units.seconds("budget", budget), clock=clock)
         if not hasattr(self._gate.store, "call_named"):
             raise TypeError(f"store must be one that processes share, such as redis://...; got {self._gate.store.name}")
+        self._rule = _Rule()
+        super().__init__(self._rule, name=name, clock=clock)
+        self.cell: Cell[Seats] = Cell(self, self._rule)
         self._key = f"{keys_version()}:seats:{{{keys.name(name)}}}"
         self._renewer: threading.Thread | None = None
         self._tasks: set[asyncio.Task[None]] = set()

@@ -71,6 +71,12 @@ class SharedRateLimiter(RateLimiter):
         units.one_of("mode", mode, ("exact", "lease", "auto"))
         units.one_of("outage", outage, ("local", "open", "closed"))
         self.limits = Limits(spec, algorithm, headroom, replicas)
+        self._gate = gate(store, budget=units.seconds("budget", budget), clock=clock, max_keys=max_keys)
+        self._source = Source(self._gate, outage, max_keys=max_keys, tell=self.emit, name=lambda: self.name)
+        self._members = Members(
+            self._gate, self.limits, lambda: f"sw1:members:{{{name_of(self._shared_name() or str(self.limits.flat[0]))}}}"
+        )
+        self._book = Book(self.limits, self._source, self._members, mode, self.ask_for)
         super().__init__(
             list(self.limits.flat),
             algorithm=algorithm,
@@ -88,13 +94,7 @@ class SharedRateLimiter(RateLimiter):
         self._lines = LineRule(queue)
         self._lines.unit = self.limits.unit()
         self.cell: Cell[Any] = Cell(self, self._lines)
-        self._gate = gate(store, budget=units.seconds("budget", budget), clock=clock, max_keys=max_keys)
         self.may_wait = self.may_wait or not self._gate.store.at_once  # a store is asked
-        self._source = Source(self._gate, outage, max_keys=max_keys, tell=self.emit, name=lambda: self.name)
-        self._members = Members(
-            self._gate, self.limits, lambda: f"sw1:members:{{{name_of(self._shared_name() or str(self.limits.flat[0]))}}}"
-        )
-        self._book = Book(self.limits, self._source, self._members, mode, self.ask_for)
         self._turns = Turns(self, self._lines, self._source, self._book, self._members)
         self._left = min(limit.capacity for limit in self.limits.flat)
 
