@@ -335,7 +335,7 @@ def test_new_shares_hold_at_once_and_who_runs_is_counted_on() -> None:
     slots = come(rule, state, partition="live", times=4)
     old = come(rule, state, partition="batch", times=1)
     changed, _ = limit(partitions={"live": 0.9, "night": 0.1})
-    changed.shares.retune(state.accounts)
+    assert changed.retune(state, 0.0, rule) == ()
     taken = {name: (account.share, account.taken) for name, account in state.accounts.partitions.items()}
     assert taken == {"live": (0.9, 4), "night": (0.1, 0), "others": (pytest.approx(0.0), 0)}
     for slot in [*slots, *old]:

@@ -221,6 +221,7 @@ class AdaptiveLimitRule:
         another algorithm had learned says nothing to this one."""
         if self.algorithm != before.algorithm:
             state.begin(state.limit, self.moves.start())
+        self.shares.retune(state.accounts)
         state.limit = min(float(self.most), max(float(self.least), state.limit))
         return self.match(state, now)
 
