@@ -47,7 +47,6 @@ _IN_CODE: Final = {
     "clock",
     "delay",
     "failures",
-    "store",
     "weigh",
     "size_bytes",
     "negative",
@@ -129,8 +128,12 @@ def _read(kind: str, name: str, value: Any, budgets: Mapping[str, RetryBudget]) 
     """A value of a file as a policy wants it: false stands for None, tables for Backoff and RetryBudget."""
     if name == "on":
         return transient if value == "transient" else tuple(map(_exception, value if isinstance(value, list) else [value]))
-    if value is False and name != "penalise":
+    if value is False and name not in ("penalise", "observe"):
         return None
+    if name == "store" and not isinstance(value, str):
+        raise BadTable(f'{kind}: store must be a URL such as "redis://127.0.0.1:6379"; got {value!r}', name)
+    if kind == "rate_limiter":  # its budget is a time, and nothing of it is a table within a table
+        return value
     if name == "budget" and isinstance(value, str):
         if value not in budgets:
             raise BadTable(f"{kind}: there is no retry_budget {value!r}{suggest(value, tuple(budgets))}", name)

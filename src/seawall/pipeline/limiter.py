@@ -276,6 +276,8 @@ class RateLimiter(Guarding[LimiterState]):
         """Keep the accounts, and every debt in units, while the algorithm and the number of limits are the same."""
         super().take_over(old)
         assert isinstance(old, RateLimiter)
+        if type(old) is not type(self):
+            return  # the counts of the other one stand in a store
         same_kind = old.rule.algorithm == self.rule.algorithm and len(old.rule.limits) == len(self.rule.limits)
         if same_kind and old.rule.max_keys == self.rule.max_keys:
             self.cell = old.cell.handed_to(self, self.rule)
