@@ -45,6 +45,7 @@ def application(registry: str, port: int) -> Starlette:
 
 async def _story(settings: dict[str, Any]) -> None:
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP) as listening:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as servers do: a port outlives its connections
         listening.bind(("127.0.0.1", 0))
         listening.listen(512)
         app = application(settings["registry"], listening.getsockname()[1])

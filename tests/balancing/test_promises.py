@@ -1,0 +1,210 @@
+"""What a service client promises its callers, against real processes, servers and signals: killed instances, one bad of two, a
+registry that freezes, dies and forgets."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import shutil
+import signal
+import socket
+import time
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.balancing.servers import ListedWatch, backends
+from tests.discovery.kit import eventually
+from tests.discovery.servers import Server, etcd
+
+import seawall as sw
+from seawall.balancing import ServiceClient
+from seawall.demo.process import Child, Children
+from seawall.demo.services.stock import TTL
+from seawall.discovery import Instance, Registry
+
+STOCK = "seawall.demo.services.stock"
+WATCH = 0.5  # seconds: the watch's delay on a busy machine
+PROBE = 0.5  # seconds: one request that was on its way
+
+
+def with_retry() -> sw.Pipeline:
+    """A limit, and one more attempt, which goes to another instance."""
+    return sw.Pipeline(
+        sw.Timeout(5, name="total"),
+        sw.Retry(2, budget=None, backoff=sw.Backoff(base=0.001, cap=0.002)),
+        sw.Timeout(1, name="attempt"),
+        name="stock",
+    )
+
+
+class Traffic:
+    """Requests at a steady rate for as long as the block lasts, and what became of them."""
+
+    def __init__(self, client: ServiceClient) -> None:
+        self._client = client
+        self.answered = 0
+        self.failures: list[str] = []
+
+    async def ask(self) -> None:
+        """One request."""
+        try:
+            response = await self._client.get("/stock/a")
+        except Exception as error:
+            self.failures.append(repr(error))
+        else:
+            if response.status_code == 200:
+                self.answered += 1
+            else:
+                self.failures.append(str(response.status_code))
+
+    @asynccontextmanager
+    async def flowing(self, rate: float) -> AsyncIterator[Traffic]:
+        """In an open loop: whoever is not answered does not hold up the next."""
+
+        async def flow(group: asyncio.TaskGroup) -> None:
+            while True:
+                group.create_task(self.ask())
+                await asyncio.sleep(1 / rate)
+
+        async with asyncio.TaskGroup() as group:
+            flowing = asyncio.create_task(flow(group))
+            try:
+                yield self
+            finally:
+                flowing.cancel()
+                await asyncio.wait([flowing])
+
+
+def test_with_one_of_two_failing_every_request_but_one_in_a_thousand_succeeds() -> None:
+    """One retry is enough, because it goes to the other one, and soon nobody is sent to the bad one at all."""
+
+    async def scenario(found: dict[str, Any]) -> None:
+        watch = ListedWatch(*(backend.instance for backend in found.values()))
+        async with ServiceClient("stock", watch, pipeline=with_retry()) as client:  # type: ignore[arg-type]
+            traffic = Traffic(client)
+            for _ in range(100):
+                await asyncio.gather(*(traffic.ask() for _ in range(10)))
+        assert traffic.answered >= 999, traffic.failures[:5]
+        assert len(found["bad"].seen) < 150
+
+    with backends("good bad") as found:
+        found["bad"].status = 500
+        asyncio.run(scenario(found))
+
+
+class Grave:
+    """Listens where a killed instance did, and writes down when somebody still came."""
+
+    def __init__(self, port: int) -> None:
+        self.dug = time.monotonic()
+        self.visits: list[float] = []
+        self._socket = socket.socket()
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        self._socket.bind(("127.0.0.1", port))
+        self._socket.listen(64)
+        self._socket.setblocking(False)
+        asyncio.get_running_loop().add_reader(self._socket, self._visited)
+
+    @property
+    def latest(self) -> float:
+        """Seconds after the death at which the last one came; 0 = nobody did."""
+        return max((moment - self.dug for moment in self.visits), default=0.0)
+
+    def _visited(self) -> None:
+        visitor, _ = self._socket.accept()
+        self.visits.append(time.monotonic())
+        visitor.close()
+
+    def close(self) -> None:
+        """Nobody listens there any more."""
+        asyncio.get_running_loop().remove_reader(self._socket)
+        self._socket.close()
+
+
+@pytest.mark.soak
+def test_nobody_is_sent_to_a_killed_instance_once_its_record_is_over(tmp_path: Path, soak_seconds: float, soak_seed: int) -> None:
+    """R2: a random instance is killed with SIGKILL, 200 times in a soak of 600 s, while requests go on; none of them fails."""
+    kills = max(2, min(200, round(soak_seconds / 3)))
+    draw = random.Random(soak_seed)
+    url = f"sqlite:///{tmp_path / 'registry.db'}"
+    latest: list[float] = []
+
+    async def scenario() -> Traffic:
+        async with Children() as children, AsyncExitStack() as open_:
+
+            async def add() -> tuple[Child, int]:
+                child = await children.start(STOCK, lambda _report: None, registry=url)
+                return child, int((await child.ready())["port"])
+
+            fleet = [await add() for _ in range(3)]
+            registry = Registry.open(url, ttl=TTL)
+            client = await open_.enter_async_context(ServiceClient("stock", registry, pipeline=with_retry()))
+            traffic = Traffic(client)
+            async with traffic.flowing(50):
+                for _ in range(kills):
+                    child, port = fleet.pop(draw.randrange(len(fleet)))
+                    os.kill(child.pid, signal.SIGKILL)
+                    await child.ended()
+                    grave = Grave(port)
+                    open_.callback(grave.close)
+                    fleet.append(await add())
+                    await asyncio.sleep(max(0.0, grave.dug + TTL + WATCH + PROBE + 0.3 - time.monotonic()))
+                    latest.append(grave.latest)
+            return traffic
+
+    traffic = asyncio.run(scenario())
+    print(f"{kills} kills, {traffic.answered} answered, {len(traffic.failures)} failed, latest visit {max(latest):.2f} s")
+    assert traffic.failures == []
+    assert max(latest) <= TTL + WATCH + PROBE
+    assert traffic.answered > 50 * kills
+
+
+@pytest.mark.soak
+@pytest.mark.xdist_group("etcd")
+def test_a_registry_that_freezes_dies_and_forgets_costs_no_request(tmp_path: Path, soak_seconds: float) -> None:
+    """R1: a registry is not on the path of requests. When it is back, so is everybody within one TTL."""
+    ttl = 2.0
+    away = max(3 * ttl, soak_seconds / 5)
+    silence: list[float] = []
+
+    def opened(server: Server) -> Registry:
+        url = f"etcd://127.0.0.1:{server.port}"
+        return Registry.open(url, allow_loopback=True, ttl=ttl, watchdog=1, call_timeout=1)
+
+    async def back(server: Server, since: float) -> None:
+        """Wait until a newcomer finds all three in the registry itself."""
+        async with opened(server).watch("stock") as watch:
+            await eventually(lambda: len(watch.snapshot.ready) == 3, 30)
+        silence.append(time.monotonic() - since)
+
+    async def scenario(server: Server, found: dict[str, Any]) -> Traffic:
+        async with AsyncExitStack() as there:
+            registry = opened(server)
+            for name, backend in found.items():
+                await there.enter_async_context(registry.register(Instance("stock", id=name, port=backend.port)))
+            client = await there.enter_async_context(ServiceClient("stock", registry, pipeline=with_retry()))
+            traffic = Traffic(client)
+            async with traffic.flowing(50):
+                await asyncio.sleep(1)
+                server.child.freeze()
+                await asyncio.sleep(away)
+                server.child.thaw()
+                await back(server, time.monotonic())
+                server.child.kill()
+                await asyncio.sleep(away)
+                shutil.rmtree(tmp_path / "data")
+                await asyncio.to_thread(server.again)
+                await back(server, time.monotonic())
+                await asyncio.sleep(1)
+            return traffic
+
+    with etcd(tmp_path) as server, backends("a b c") as found:
+        traffic = asyncio.run(scenario(server, found))
+        print(f"away 2 x {away:.0f} s, {traffic.answered} answered, back after {[round(one, 2) for one in silence]} s")
+        assert traffic.failures == []
+        assert all(one <= ttl + WATCH for one in silence), silence
+        assert all(backend.seen for backend in found.values())
