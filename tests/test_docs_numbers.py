@@ -262,7 +262,7 @@ CLAIMS: dict[str, list[Claim]] = {
         ("and 503 count as dropped", lambda: kind_of_status(503) is Kind.OVERLOADED),
         ("up to 70 % of the limit", lambda: adaptive_limit.SHARES == (1.1, 1.0, 0.7)),
         ("12 places, one tenant asks for 54 calls at once and two for 6 each", lambda: proved(TENANTS)),
-        ("holds more than 9 places; with it, each holds between 3.5 and 4.5 with a queue of 30, and between 2.8 and 5.6 without one", lambda: proved(TENANTS)),
+        ("holds more than 9 places; with it, each holds between 3.5 and 4.5 with a queue of 30, and between 2.8 and 5.8 without one", lambda: proved(TENANTS)),
         ("last 100 ms was above 5 ms, those who waited longer than 10 ms", lambda: (LIMIT.interval, 2 * LIMIT.target) == (0.1, 0.01)),
     ],
     "patterns/adaptive-timeout.md": [

@@ -1,5 +1,5 @@
-"""What a service client promises its callers, against real processes, servers and signals: killed instances, one bad of two, a
-registry that freezes, dies and forgets."""
+"""What a service client promises its callers, against real processes, servers and signals: killed instances, and a registry that
+freezes, dies and forgets. (One bad of two: tests/faults/test_balancing.py.)"""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.balancing.servers import ListedWatch, backends
+from tests.balancing.servers import backends
 from tests.discovery.kit import eventually
 from tests.discovery.servers import Server, etcd
 
@@ -77,23 +77,6 @@ class Traffic:
             finally:
                 flowing.cancel()
                 await asyncio.wait([flowing])
-
-
-def test_with_one_of_two_failing_every_request_but_one_in_a_thousand_succeeds() -> None:
-    """One retry is enough, because it goes to the other one, and soon nobody is sent to the bad one at all."""
-
-    async def scenario(found: dict[str, Any]) -> None:
-        watch = ListedWatch(*(backend.instance for backend in found.values()))
-        async with ServiceClient("stock", watch, pipeline=with_retry()) as client:  # type: ignore[arg-type]
-            traffic = Traffic(client)
-            for _ in range(100):
-                await asyncio.gather(*(traffic.ask() for _ in range(10)))
-        assert traffic.answered >= 999, traffic.failures[:5]
-        assert len(found["bad"].seen) < 150
-
-    with backends("good bad") as found:
-        found["bad"].status = 500
-        asyncio.run(scenario(found))
 
 
 class Grave:

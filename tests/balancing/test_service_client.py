@@ -282,7 +282,7 @@ def test_one_hung_instance_does_not_open_it_either(servers: dict[str, Backend]) 
     async def scenario() -> None:
         for inside in (True, False):
             breaker = sw.CircuitBreaker(consecutive_failures=1, failure_ratio=0.05, minimum_calls=1)
-            limit = sw.Timeout(0.2)
+            limit = sw.Timeout(1.5)  # for the two that are well, on a machine that has other things to do
             pipeline = bare(breaker, limit) if inside else bare(limit, breaker)
             async with client_of(servers, pipeline=pipeline, picker="round_robin") as client:
                 endings = await asyncio.gather(*(client.get("/x") for _ in range(12)), return_exceptions=True)

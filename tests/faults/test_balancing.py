@@ -33,7 +33,7 @@ def guarded(attempts: int = 2) -> sw.Pipeline:
         sw.Timeout(10, name="total"),
         sw.Retry(attempts, backoff=sw.Backoff(base=0.01, cap=0.05)),
         sw.CircuitBreaker(failure_ratio=0.3, minimum_calls=5),
-        sw.Timeout(1, name="attempt"),
+        sw.Timeout(3, name="attempt"),
         name="stock",
     )
 

@@ -294,7 +294,20 @@ def test_the_line_of_those_turned_away_stays_short_however_often_they_come() -> 
     assert not state.accounts.turned_away
 
 
-@pytest.mark.parametrize(("queue", "fair", "least", "most"), [(30, True, 3.5, 4.5), (0, True, 2.8, 5.6), (0, False, 0.5, 10.5)])
+def test_a_tenant_that_was_forgotten_and_is_back_is_not_forgotten_twice() -> None:
+    """The end of its old wish must not wipe out the account of its calls that run."""
+    rule, state = limit(initial=2, most=2, fair=True)
+    loud = come(rule, state, tenant="loud", times=2)
+    come(rule, state, tenant="quiet")
+    end(rule, state, loud[0])
+    (first,) = come(rule, state, tenant="quiet", now=0.2)
+    end(rule, state, first, 0.3)
+    assert ran(come(rule, state, tenant="quiet", now=0.4)) == 1
+    come(rule, state, tenant="loud", now=1.5)
+    assert {name: account.taken for name, account in state.accounts.tenants.items()} == {"loud": 1, "quiet": 1}
+
+
+@pytest.mark.parametrize(("queue", "fair", "least", "most"), [(30, True, 3.5, 4.5), (0, True, 2.8, 5.8), (0, False, 0.5, 10.5)])
 def test_under_overload_tenants_of_unlike_demand_hold_even_shares(queue: int, fair: bool, least: float, most: float) -> None:
     """Nine times the demand must not be nine times the share (4 of 12 each), as it is without fairness: 60 simulated seconds."""
     draw = random.Random(7)

@@ -8,6 +8,7 @@ from seawall.core.outcome import Outcome
 from seawall.policies.adaptive_limit import AdaptiveLimitRule, Slot, Waiter
 from seawall.policies.cache import CacheRule, Entry, Follow, Found, Landed, Lead
 from seawall.policies.circuit_breaker import BreakerRule
+from seawall.policies.rate_limit import RateLimitRule
 from seawall.policies.throttle import ThrottleRule
 from seawall.policies.verdict import Wake
 from seawall.policies.windows import FAILED, OK, CountWindow, TimeWindow, resized
@@ -133,3 +134,53 @@ def test_a_closed_circuit_publishes_its_new_window() -> None:
     assert state.current is not None
     assert state.current.counts(1.0).failed == 1
     assert state.record == state.current.append  # type: ignore[union-attr]
+
+
+def test_a_window_that_became_shorter_forgets_at_once_and_turns_at_its_new_width() -> None:
+    """Not at the next turn of a bucket, which after a shortening is another moment."""
+    window = TimeWindow(1, 30.0, 0.0)
+    for moment in (0.0, 10.0, 20.0):
+        window.record(moment, FAILED)
+    window.resize(10.0)
+    assert (len(window.ring), window.until) == (2, 19.0)
+    assert window.counts(20.5).failed == 1
+    wider = TimeWindow(1, 10.0, 0.0)
+    wider.record(0.0, FAILED)
+    wider.resize(100.0)
+    assert wider.until == 10.0
+
+
+def test_others_may_doubt_a_circuit_only_while_it_is_closed_free_and_in_the_epoch_that_they_saw() -> None:
+    """A verdict that comes late must not undo what the circuit has learnt since, nor what an operator has set."""
+    rule = BreakerRule(consecutive_failures=1, open_for=5.0)
+    closed = rule.start(0.0)
+    assert rule.doubt(closed, 0.0, closed.epoch + 1) == ()
+    assert rule.state(closed) == "closed"
+    held = rule.start(0.0)
+    rule.set_mode(held, 0.0, "disabled")
+    assert rule.doubt(held, 0.0, held.epoch) == ()
+    assert rule.state(held) == "disabled"
+    broken = rule.start(0.0)
+    rule.settle(broken, 0.0, rule.admit(broken, 0.0), Outcome.FAILURE)  # type: ignore[arg-type]
+    assert rule.doubt(broken, 0.0, broken.epoch) == ()
+    assert rule.state(broken) == "open"
+    assert rule.doubt(closed, 0.0, closed.epoch) != ()
+    assert rule.state(closed) == "half_open"
+
+
+def test_the_fast_path_of_a_token_bucket_knows_its_burst_but_one() -> None:
+    """Compiled code admits while the bucket's moment is at most so far ahead: one interval more would be one call too many."""
+    for burst in (1, 7):
+        state = RateLimitRule(limits=f"10/s burst {burst}").start(0.0)  # type: ignore[arg-type]
+        assert (state.interval, state.slack) == (100_000_000, (burst - 1) * 100_000_000)
+
+
+@pytest.mark.parametrize(("error", "ttl"), [(None, 50.0), (KeyError("k"), 3.0)])
+def test_answers_and_remembered_errors_get_the_new_times_each_its_own(error: Exception | None, ttl: float) -> None:
+    """An error that lives as long as an answer would hide a recovery."""
+    rule = CacheRule(ttl=10.0, negative_ttl=1.0)
+    state = rule.start(0.0)
+    rule.look(state, 0.0, "k")
+    rule.land(state, 0.0, "k", Entry("v", 0.0, 10.0, error=error))
+    CacheRule(ttl=50.0, negative_ttl=3.0).retune(state)
+    assert state.entries["k"].ttl == ttl

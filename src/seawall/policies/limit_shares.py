@@ -9,7 +9,7 @@ as they missed, up to their fair share.
 from __future__ import annotations
 
 import math
-from collections import deque
+from collections import OrderedDict
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
@@ -25,10 +25,10 @@ class Account:
     """What one partition or tenant holds.
 
     missed: calls of it that were turned away and have not come back. wants_until: until when it counts as wanting because of
-    them. listed: whether it stands in the line of those who were turned away.
+    them.
     """
 
-    __slots__ = ("key", "listed", "missed", "share", "taken", "waiting", "wants_until")
+    __slots__ = ("key", "missed", "share", "taken", "waiting", "wants_until")
 
     def __init__(self, key: Hashable, share: float = 0.0) -> None:
         self.key = key
@@ -37,11 +37,13 @@ class Account:
         self.waiting = 0
         self.missed = 0
         self.wants_until = -math.inf
-        self.listed = False
 
 
 class Accounts:
-    """The accounts of one limit: partitions for life, tenants while they hold or want something."""
+    """The accounts of one limit: partitions for life, tenants while they hold or want something.
+
+    turned_away: those who want something because a call of theirs was refused, the one that is longest ago first.
+    """
 
     __slots__ = ("partitions", "tenants", "turned_away", "wanting")
 
@@ -49,7 +51,7 @@ class Accounts:
         self.partitions = {name: Account(name, share) for name, share in partitions.items()}
         self.tenants: dict[Hashable, Account] = {}
         self.wanting: dict[Hashable, Account] = {}
-        self.turned_away: deque[tuple[float, Account]] = deque()
+        self.turned_away: OrderedDict[Hashable, Account] = OrderedDict()
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,6 +145,7 @@ class ShareRule:
             claim.tenant.missed = max(0, claim.tenant.missed - 1)
             if not claim.tenant.missed:
                 claim.tenant.wants_until = -math.inf
+                accounts.turned_away.pop(claim.tenant.key, None)
             self._sort(accounts, claim.tenant)
 
     def give(self, accounts: Accounts, claim: Claim) -> None:
@@ -166,21 +169,16 @@ class ShareRule:
             return
         tenant.missed += 1
         tenant.wants_until = now + REMEMBERED
-        if not tenant.listed:
-            tenant.listed = True
-            accounts.turned_away.append((tenant.wants_until, tenant))
+        accounts.turned_away[tenant.key] = tenant
+        accounts.turned_away.move_to_end(tenant.key)
         self._sort(accounts, tenant)
 
     def _forget(self, accounts: Accounts, now: float) -> None:
-        """Tenants that were turned away a second ago want nothing any more. Each stands in the line once at most."""
+        """Tenants that were last turned away a second ago want nothing any more."""
         line = accounts.turned_away
-        while line and line[0][0] <= now:
-            _, tenant = line.popleft()
-            if tenant.wants_until > now:
-                line.append((tenant.wants_until, tenant))
-                continue
-            tenant.listed, tenant.missed = False, 0
-            tenant.wants_until = -math.inf
+        while line and next(iter(line.values())).wants_until <= now:
+            _, tenant = line.popitem(last=False)
+            tenant.missed, tenant.wants_until = 0, -math.inf
             self._sort(accounts, tenant)
 
     def _sort(self, accounts: Accounts, tenant: Account) -> None:

@@ -77,8 +77,8 @@ class LimiterState:
 
     tat, interval, tolerance, slack: the bucket of calls without a key, in nanoseconds, when the algorithm is one token bucket,
     with slack = tolerance - interval; for all others tolerance is -1 and that bucket stands in the table. fresh: the value of
-    keys never seen. overflowing: whether new keys share a bucket. untold: events that the answer of a fast verb could not carry;
-    the next one that can, does.
+    keys never seen. The rule's `begin` gives all of these their first values. overflowing: whether new keys share a bucket.
+    untold: events that the answer of a fast verb could not carry; the next one that can, does.
     """
 
     __slots__ = (
@@ -95,12 +95,13 @@ class LimiterState:
         "untold",
     )
 
+    tat: int
+    interval: int
+    tolerance: int
+    slack: int
+
     def __init__(self, meter: Meter[Any], max_keys: int) -> None:
-        self.tat = 0
         self.queue: deque[Turn] = deque()
-        self.interval = 0
-        self.tolerance = -1
-        self.slack = -1
         self.meter = meter
         self.fresh: Any = None
         self.queues: dict[Hashable, deque[Turn]] = {}

@@ -88,7 +88,7 @@ class RateLimitRule:
     def begin(self, state: LimiterState, now: float) -> Events:
         """Forget everything, in place. Whoever waits is woken and refused."""
         at = nanoseconds(now)
-        state.tolerance, state.tat = -1, END
+        state.tolerance, state.interval, state.slack, state.tat = -1, 0, 0, END
         standing = [turn for line in (state.queue, *state.queues.values()) for turn in line]
         self.disband(state)
         state.table.clear()
