@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,10 @@ RULES = sorted(path.stem for path in (ROOT / "src" / "seawall" / "policies").glo
 def test_nine_in_ten_mistakes_are_noticed_and_the_others_are_explained(name: str) -> None:
     """A survivor without a reason is a test that is missing."""
     report = (ROOT / "docs" / "mutation" / f"{name}.txt").read_text().splitlines()
-    assert report[0].startswith(f"# src/seawall/policies/{name}.py sha256 ")
+    source = ROOT / "src" / "seawall" / "policies" / f"{name}.py"
+    digest = hashlib.sha256(source.read_bytes()).hexdigest()[:16]
+    of_this = f"# src/seawall/policies/{name}.py sha256 {digest}"
+    assert report[0] == of_this, f"{name} has changed since its report: run `make mutate` (docs/mutation/README.md)"
     entries = [line for line in report if not line.startswith("#")]
     assert len(entries) >= 2
     assert all(line.startswith(("killed ", "survived ")) for line in entries)

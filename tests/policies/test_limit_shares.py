@@ -307,6 +307,27 @@ def test_a_tenant_that_was_forgotten_and_is_back_is_not_forgotten_twice() -> Non
     assert {name: account.taken for name, account in state.accounts.tenants.items()} == {"loud": 1, "quiet": 1}
 
 
+def test_who_was_turned_away_first_and_again_does_not_keep_those_behind_in_mind() -> None:
+    """Each wish ends a second after the last refusal of that tenant, in whatever order they came."""
+    rule, state = limit(initial=1, most=1, fair=True)
+    come(rule, state, tenant="loud")
+    for now, tenant in ((0.0, "patient"), (0.1, "once"), (0.9, "patient")):
+        come(rule, state, now=now, tenant=tenant)
+    come(rule, state, now=1.2, tenant="loud")
+    assert set(state.accounts.tenants) == {"loud", "patient"}
+
+
+def test_a_wish_that_was_granted_is_none_any_more() -> None:
+    """Else the line of those who were turned away would hold tenants that nobody knows."""
+    rule, state = limit(initial=1, most=1, fair=True)
+    (loud,) = come(rule, state, tenant="loud")
+    come(rule, state, tenant="quiet")
+    assert set(state.accounts.turned_away) == {"quiet"}
+    end(rule, state, loud)
+    assert ran(come(rule, state, tenant="quiet")) == 1
+    assert not state.accounts.turned_away
+
+
 @pytest.mark.parametrize(("queue", "fair", "least", "most"), [(30, True, 3.5, 4.5), (0, True, 2.8, 5.8), (0, False, 0.5, 10.5)])
 def test_under_overload_tenants_of_unlike_demand_hold_even_shares(queue: int, fair: bool, least: float, most: float) -> None:
     """Nine times the demand must not be nine times the share (4 of 12 each), as it is without fairness: 60 simulated seconds."""
