@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from seawall.core.runtime import AsyncPort
 
 _GLANCE = 0.001  # real seconds between looks at what another thread may have done
-_PATIENCE = 50  # glances that a worker thread gives whoever handed it its work to begin to wait for it
+_TRUST = 5000  # glances that a worker thread gives whoever handed it its work to begin to wait for it, on a busy machine
+_PATIENCE = 50  # glances that it gives anybody else, while it is alone
 
 
 class VirtualClock(Clock):
@@ -46,6 +47,7 @@ class VirtualClock(Clock):
         self._moments: list[float] = []
         self._busy = 0
         self._worker = threading.local()
+        self._handing: set[int] = set()
         self._loops: dict[asyncio.AbstractEventLoop, Callable[[], None]] = {}
 
     # --- reading and moving it
@@ -88,13 +90,13 @@ class VirtualClock(Clock):
         with self._changed:
             self._moments.append(moment)
             self._busy -= self._is_worker
-        glances = _PATIENCE if self._is_worker else 0
+        self._handed()
+        glances = 0
         try:
             while not flag.is_set() and self._now < moment:
-                alone = len(self._moments) == 1 and glances > 0
-                if alone or not self._jump_to_next():
+                if self._expects_company(glances) or not self._jump_to_next():
                     flag.wait(_GLANCE)
-                    glances -= 1
+                    glances += 1
             return flag.is_set()
         finally:
             with self._changed:
@@ -105,6 +107,7 @@ class VirtualClock(Clock):
         """Work of a thread that this clock must not jump over."""
         with self._changed:
             self._busy += 1
+            self._handing.add(threading.get_ident())
         return _Job(self)
 
     def adopt(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -132,6 +135,16 @@ class VirtualClock(Clock):
     @property
     def _is_worker(self) -> int:
         return getattr(self._worker, "count", 0)
+
+    def _handed(self) -> None:
+        """This thread waits now: the work that it handed out may take its time."""
+        self._handing.discard(threading.get_ident())
+
+    def _expects_company(self, glances: int) -> bool:
+        """Whether a worker thread that waits alone should look so many times before time jumps for it alone."""
+        if not self._is_worker or len(self._moments) > 1:
+            return False
+        return glances < (_TRUST if self._worker.owner in self._handing else _PATIENCE)
 
     def may_jump(self) -> bool:
         """Whether everything that this clock knows of waits."""
@@ -183,9 +196,11 @@ class _Job:
 
     def __init__(self, clock: VirtualClock) -> None:
         self._clock = clock
+        self._owner = threading.get_ident()
 
     def __enter__(self) -> None:
         self._clock._worker.count = 1
+        self._clock._worker.owner = self._owner
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._clock._worker.count = 0
@@ -221,6 +236,7 @@ def _virtualise(clock: VirtualClock, loop: Any) -> Callable[[], None]:
     real_select, real_executor = selector.select, loop.run_in_executor
 
     def select(timeout: float | None = None) -> Any:
+        clock._handed()
         if timeout is not None and timeout > 0 and _tidied(getattr(loop, "_seawall_lanes", ())):
             timeout = 0  # a timer was set that nobody waits for any more; the loop looks again
         if timeout is None or timeout <= 0:
