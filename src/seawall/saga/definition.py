@@ -72,7 +72,7 @@ class Step(Generic[R_co]):
         self.name = name
         self.fn = fn
         self.options = options
-        self.after = _names(node.pop("after", None))
+        self._after = node.pop("after", None)
         self.traits = node
         self.kind: Kind = node.get("kind", "step")
         self.undo_fn: Callable[..., Any] | None = None
@@ -139,7 +139,7 @@ class Step(Generic[R_co]):
     def node(self) -> Node:
         """The step as the rules see it."""
         undo = self.undo_fn is not None or self.kind == "saga"
-        return Node(name=self.name, after=self.after, undo=undo, probe=self.probe_fn is not None, **self.traits)
+        return Node(name=self.name, after=_names(self._after), undo=undo, probe=self.probe_fn is not None, **self.traits)
 
 
 class _Maker:

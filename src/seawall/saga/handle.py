@@ -93,7 +93,7 @@ class Handle(Generic[Out]):
 
     async def signal(self, name: str, payload: Any = None, *, id: str | None = None) -> bool:
         """Send a signal; it is kept until a `wait_signal` step asks for it. id: makes it idempotent; False when it came before."""
-        return await self._sagas.signal(self.saga_id, name, payload, id=id)
+        return await self._sagas.signal(self.saga_id, name, payload, signal_id=id)
 
     async def cancel(self, reason: str, *, actor: str = "caller") -> None:
         """Take the saga back. Raises NotAllowed when it has ended or has passed its pivot."""

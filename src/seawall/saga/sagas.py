@@ -261,11 +261,10 @@ class Sagas:
         row: Row = await self.read(lambda tx: store.find(tx, id, name))
         return Handle(self, row.id, row.user_id, row.name)
 
-    async def signal(self, id: str, name: str, payload: Any = None, *, signal_id: str | None = None, **more: str | None) -> bool:
+    async def signal(self, id: str, name: str, payload: Any = None, *, signal_id: str | None = None) -> bool:
         """Send a signal to the saga of this id; see `Handle.signal`."""
         text = self.codec.write(payload, f"the payload of signal {name}")
-        key = signal_id or more.get("id")
-        fresh = await self.committer.send(Verb(lambda tx: store.send_signal(tx, id, name, text, key)))
+        fresh = await self.committer.send(Verb(lambda tx: store.send_signal(tx, id, name, text, signal_id)))
         if self._worker is not None:
             row: Row = await self.read(lambda tx: store.find(tx, id))
             self._worker._nudge(row.id)
