@@ -148,7 +148,7 @@ class Act:
             return "unknown"
         if repeats.forever:
             return None
-        return None if attempt < repeats.rule.attempts and _worth(error, repeats.on) else "unknown"
+        return None if attempt < repeats.rule.attempts and worth(error, repeats.on) else "unknown"
 
     async def _pause(self, repeats: Repeats, note: dict[str, Any], previous: float | None, error: Exception, key: str) -> float:
         """Wait before the next attempt; tells when there were too many."""
@@ -289,7 +289,7 @@ class Act:
                 raise Postponed(self.host.clock.wall() + SHORT, f"the journal: {error}") from error
             except Exception as error:
                 note["error"] = f"{type(error).__name__}: {error}"[:500]
-                again = repeats.forever or (note["n"] < repeats.rule.attempts and _worth(error, repeats.on))
+                again = repeats.forever or (note["n"] < repeats.rule.attempts and worth(error, repeats.on))
                 if isinstance(error, step.options.rejects or ()) or not again:
                     await self._ended("rejected", note["n"], error=note["error"])
                     return
@@ -404,7 +404,7 @@ def _named(step: str, limit: float) -> Iterator[None]:
         raise TimeoutError(f"{step} took longer than its {limit:g} s") from error
 
 
-def _worth(error: Exception, on: Any) -> bool:
+def worth(error: Exception, on: Any) -> bool:
     """Whether an error is worth another attempt: as the user's Retry says, else what the classifier does not call permanent."""
     if on is None:
         return _CLASSIFIER.error(error).repeat is not Repeat.NEVER

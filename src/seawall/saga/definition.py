@@ -203,7 +203,7 @@ def step(
     repeats = Repeats(FOREVER if must else ONCE, forever=must, alert_after=units.whole("alert_after", alert_after))
     if retry is not None:
         rule = RetryRule(attempts=FOREVER.attempts, backoff=retry.rule.backoff) if must else retry.rule
-        repeats = Repeats(rule, _wish(retry), forever=must, alert_after=alert_after)
+        repeats = Repeats(rule, wish(retry), forever=must, alert_after=alert_after)
     types = rejects if isinstance(rejects, tuple) else (rejects,)
     if not all(isinstance(kind, type) and issubclass(kind, Exception) for kind in types):
         raise TypeError(f"rejects must name subclasses of Exception; got {rejects!r}")
@@ -337,7 +337,7 @@ def _names(after: Any) -> tuple[str, ...]:
     return tuple(item if isinstance(item, str) else item.name for item in items)
 
 
-def _wish(retry: Any) -> Any:
+def wish(retry: Any) -> Any:
     """What the user's Retry names as worth repeating: types, a predicate, or None for its default."""
     from seawall.pipeline.retry import transient
 
