@@ -58,12 +58,17 @@ unit:  # on another Python, without the web: make unit PYTHON=python3.13 VENV=.v
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@test -e $(VENV)/unit.stamp || { $(PIP) install --require-hashes -r requirements/unit.txt && \
 		$(PIP) install --no-deps --no-build-isolation -e . && touch $(VENV)/unit.stamp; }
-	$(BIN)/pytest -q -n 2 tests/core tests/policies tests/pipeline tests/properties tests/testing
+	$(BIN)/pytest -q -n 2 tests/core tests/policies tests/pipeline tests/compiled tests/properties tests/testing
 
 soak: $(VENV)/dev.stamp
 	$(BIN)/pytest -m soak --seconds $(SECONDS_OF_SOAK) --seed $(SEED) -o timeout=0 $(ARGS)
 
-bench: $(VENV)/dev.stamp
+$(VENV)/bench.stamp: requirements/bench.txt $(VENV)/dev.stamp
+	@echo "installing what the benchmarks compare with"
+	@$(PIP) install --require-hashes -r requirements/bench.txt
+	@touch $@
+
+bench: $(VENV)/bench.stamp
 	$(BIN)/python -m benchmarks $(AREA) $(ARGS)
 
 mutate: $(VENV)/dev.stamp  # make mutate FILE=src/seawall/policies/backoff.py TESTS="tests/policies/test_backoff_and_retry.py"

@@ -13,8 +13,14 @@ from pathlib import Path
 
 from benchmarks.measure import Row
 
-AREAS = ("guard", "limit", "import")
-MODULES = {"guard": "benchmarks.guard", "limit": "benchmarks.limit", "import": "benchmarks.importing"}
+MODULES = {
+    "guard": "benchmarks.guard",
+    "limit": "benchmarks.limit",
+    "import": "benchmarks.importing",
+    "discovery": "benchmarks.discovery",
+    "balance": "benchmarks.balance",
+}
+AREAS = tuple(MODULES)
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -1,7 +1,8 @@
-"""What a decision of the limiter costs in memory: time against the floor of a lock, and bytes per key."""
+"""What a decision of the limiter costs: in memory against its peers, on a real store against its client, and on leases."""
 
 from __future__ import annotations
 
+import sys
 import threading
 import tracemalloc
 
@@ -10,7 +11,21 @@ from benchmarks.measure import Row, best_of
 
 
 def rows(*, quick: bool = False) -> list[Row]:
-    """The in-memory part of the limit area, as far as this release measures it."""
+    """The limit area. Peers and the store come with the bench packages; what is not installed is left out, and said."""
+    found = in_memory(quick=quick)
+    found += [Row("memory per key", bytes_per_key(100_000 if quick else 1_000_000), "bytes", "<= 80", "keys themselves left out")]
+    for module in ("benchmarks.limit_peers", "benchmarks.limit_redis"):
+        try:
+            area = __import__(module, fromlist=["rows"])
+        except ModuleNotFoundError as error:
+            print(f"{module} left out: no module {error.name}; see requirements/bench.in", file=sys.stderr)
+            continue
+        found += area.rows(quick=quick)
+    return found
+
+
+def in_memory(*, quick: bool) -> list[Row]:
+    """The floor: a lock."""
     rounds, calls = (10, 500) if quick else (40, 2000)
     lock = threading.Lock()
 
@@ -20,11 +35,7 @@ def rows(*, quick: bool = False) -> list[Row]:
 
     limiter = sw.RateLimiter("1000000000/s")
     times = best_of({"lock": locked, "try_acquire": limiter.try_acquire}, rounds=rounds, calls=calls)
-    found = [Row("in-memory try_acquire", times["try_acquire"] / times["lock"], "x", None, "an empty `with lock`")]
-    return [
-        *found,
-        Row("memory per key", bytes_per_key(100_000 if quick else 1_000_000), "bytes", "<= 80", "keys themselves left out"),
-    ]
+    return [Row("in-memory try_acquire", times["try_acquire"] / times["lock"], "x", None, "an empty `with lock`")]
 
 
 def bytes_per_key(keys: int) -> float:

@@ -49,7 +49,15 @@ PURE = {
     "types",
     "typing",
 }
-PURE_FILES = ("policies/", "core/outcome.py", "core/kinds.py", "core/clients.py", "core/units.py", "saga/plan.py")
+PURE_FILES = (
+    "policies/",
+    "core/outcome.py",
+    "core/kinds.py",
+    "core/clients.py",
+    "core/units.py",
+    "saga/plan.py",
+    "balancing/rules/",
+)
 STANDARD = set(sys.stdlib_module_names)
 
 

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from seawall import presets as presets
     from seawall import testing as testing
+    from seawall import warnings as warnings
+    from seawall.adapters import fastapi as fastapi
     from seawall.core.clock import Clock as Clock
     from seawall.core.clock import SystemClock as SystemClock
     from seawall.core.context import Context as Context
@@ -34,6 +36,8 @@ if TYPE_CHECKING:
     from seawall.core.errors import WrongTwin as WrongTwin
     from seawall.core.events import Event as Event
     from seawall.core.events import Sink as Sink
+    from seawall.core.findings import SeawallWarning as SeawallWarning
+    from seawall.core.outcome import SUCCEEDED as SUCCEEDED
     from seawall.core.outcome import Classifier as Classifier
     from seawall.core.outcome import DefaultClassifier as DefaultClassifier
     from seawall.core.outcome import Kind as Kind
@@ -44,6 +48,7 @@ if TYPE_CHECKING:
     from seawall.core.wire import outgoing_headers as outgoing_headers
     from seawall.pipeline.adaptive_limit import AdaptiveLimit as AdaptiveLimit
     from seawall.pipeline.adaptive_timeout import AdaptiveTimeout as AdaptiveTimeout
+    from seawall.pipeline.admission import AdmissionControl as AdmissionControl
     from seawall.pipeline.breaker import CircuitBreaker as CircuitBreaker
     from seawall.pipeline.bulkhead import Bulkhead as Bulkhead
     from seawall.pipeline.cache import Cache as Cache
@@ -86,11 +91,13 @@ _NAMES = {
         "WrongTwin",
     ),
     "core.events": ("Event", "Sink"),
-    "core.outcome": ("Classifier", "DefaultClassifier", "Kind", "Outcome", "Verdict"),
+    "core.findings": ("SeawallWarning",),
+    "core.outcome": ("SUCCEEDED", "Classifier", "DefaultClassifier", "Kind", "Outcome", "Verdict"),
     "core.units": ("Limit",),
     "core.wire": ("incoming", "outgoing_headers"),
     "pipeline.adaptive_limit": ("AdaptiveLimit",),
     "pipeline.adaptive_timeout": ("AdaptiveTimeout",),
+    "pipeline.admission": ("AdmissionControl",),
     "pipeline.breaker": ("CircuitBreaker",),
     "pipeline.bulkhead": ("Bulkhead",),
     "pipeline.cache": ("Cache",),
@@ -112,8 +119,10 @@ _NAMES = {
 _HOMES = {name: home for home, names in _NAMES.items() for name in names}
 
 __all__ = [
+    "SUCCEEDED",
     "AdaptiveLimit",
     "AdaptiveTimeout",
+    "AdmissionControl",
     "Backoff",
     "BudgetSpent",
     "Bulkhead",
@@ -148,6 +157,7 @@ __all__ = [
     "Retry",
     "RetryBudget",
     "SeawallError",
+    "SeawallWarning",
     "Sink",
     "SystemClock",
     "Throttle",
@@ -169,17 +179,32 @@ __all__ = [
     "remaining",
     "testing",
     "transient",
+    "warnings",
 ]
 
 
 def __getattr__(name: str) -> Any:
-    if name in ("presets", "testing"):
+    if name in ("presets", "testing", "warnings"):
         return import_module(f"seawall.{name}")
+    if name == "fastapi":
+        return _fastapi()
     home = _HOMES.get(name)
     if home is None:
         raise AttributeError(f"module 'seawall' has no attribute {name!r}")
     value = globals()[name] = getattr(import_module(f"seawall.{home}"), name)
     return value
+
+
+def _fastapi() -> Any:
+    """The adapter for FastAPI and Starlette. Not in `__all__`: it needs an extra."""
+    try:
+        return import_module("seawall.adapters.fastapi")
+    except ModuleNotFoundError as missing:
+        if (missing.name or "").partition(".")[0] != "starlette":
+            raise
+        from seawall.core.errors import MissingExtra
+
+        raise MissingExtra('seawall.fastapi needs Starlette: pip install "seawall[fastapi]"') from missing
 
 
 def __dir__() -> list[str]:

@@ -30,6 +30,7 @@ def test_input_that_cannot_be_read_is_refused_with_status_2(words: list[str], ca
 def test_a_negative_seed_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     """The proxy refuses it too, but only after the services have started."""
     assert main(["demo", "--seed", "-1"]) == 2
+    assert main(["demo", "--store", "ftp://127.0.0.1"]) == 2
     assert "--seed must be from 0" in capsys.readouterr().err
 
 

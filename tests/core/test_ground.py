@@ -180,3 +180,17 @@ def test_importing_seawall_loads_no_asyncio_and_no_driver() -> None:
         _ = sw.Nothing
     with pytest.raises(AttributeError, match="Nothing"):
         _ = sw.testing.Nothing
+
+
+def test_shared_details_of_events_cannot_be_changed_but_travel() -> None:
+    """One object stands in every event of a call that ended well: a sink must not be able to spoil it for all others."""
+    import copy
+    import pickle
+
+    from seawall.core.events import ENDED_WELL
+
+    with pytest.raises(TypeError, match="cannot be changed"):
+        ENDED_WELL["outcome"] = "spoilt"  # type: ignore[index]
+    event = Event("call.ended", "p", 1.0, "p", ENDED_WELL, 0.5)
+    assert copy.deepcopy(event) == event
+    assert pickle.loads(pickle.dumps(event)) == event  # our own bytes

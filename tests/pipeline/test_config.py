@@ -56,6 +56,16 @@ def test_a_file_becomes_pipelines(file: Path, seawall_time: VirtualClock) -> Non
     assert "4 attempts" in str(stock.explain())
 
 
+def test_a_file_can_let_some_policies_observe(tmp_path: Path) -> None:
+    """A new limit is tried out by one line; a name that no policy has is refused with its place."""
+    path = tmp_path / "seawall.toml"
+    path.write_text('[pipelines.stock]\nobserve = ["bulkhead"]\npolicies = [{ timeout = "1s" }, { bulkhead = 1 }]\n')
+    assert sw.load(path)["stock"].snapshot().observed == ("bulkhead",)
+    path.write_text('[pipelines.stock]\nobserve = ["limit"]\npolicies = [{ timeout = "1s" }, { bulkhead = 1 }]\n')
+    with pytest.raises(sw.ConfigError, match="'limit'"):
+        list(sw.load(path).values())
+
+
 def test_every_kind_a_file_can_hold_is_made_from_it(tmp_path: Path) -> None:
     """A kind that the table names and that cannot be built would be found in production."""
     from seawall.pipeline.build import KINDS
@@ -92,7 +102,7 @@ def test_names_are_looked_up_when_used_so_decorators_work_at_import(tmp_path: Pa
 
 
 def test_reloading_keeps_what_was_learnt_and_changes_the_numbers(file: Path, seawall_time: VirtualClock) -> None:
-    """A new limit must not close an open circuit, free a taken seat or forgive a debt."""
+    """A new limit must not close an open circuit, free a taken seat or forgive a debt, whatever the window."""
     config = sw.load(file)
     stock = config["stock"]
     heard: list[sw.Event] = []
@@ -120,7 +130,7 @@ def test_reloading_keeps_what_was_learnt_and_changes_the_numbers(file: Path, sea
     assert "breaker.rejected" in {event.kind for event in heard}
     file.write_text(GOOD.replace("slow_call = false", "window_calls = 50").replace("100/s burst 20", "5/s"))
     config.reload()
-    assert stock.policy(sw.CircuitBreaker).state == "closed"
+    assert stock.policy(sw.CircuitBreaker).state == "open"
 
 
 def test_a_bad_file_is_refused_whole_and_the_old_one_stays(file: Path) -> None:
@@ -172,18 +182,26 @@ def test_a_file_that_is_no_text_is_refused(tmp_path: Path) -> None:
         sw.load(path).reload()
 
 
-def test_the_check_command_explains_a_file(file: Path, tmp_path: Path, capsys: Any) -> None:
+def test_the_check_command_explains_a_file(file: Path, tmp_path: Path, capsys: Any, command: Any) -> None:
     """What continuous integration asks before a deployment."""
-    pytest.importorskip("cyclopts", reason="the command line is an extra")
-    from seawall.cli import main
-
-    assert main(["check", str(file)]) == 1
+    assert command(["check", str(file)]) == 0
     assert "stock: at most 4 attempts, 10 s" in (out := capsys.readouterr().out)
     assert "warning SW003 retry" in out
+    assert command(["check", str(file), "--strict"]) == 1
+    broken = tmp_path / "broken.toml"
+    broken.write_text('[pipelines.a]\npolicies = [{ timeout = "1s" }, { timeout = "2s" }]')
+    assert command(["check", str(broken)]) == 1
+    assert "error SW011 timeout-2" in capsys.readouterr().out
     clean = tmp_path / "clean.toml"
     clean.write_text('[pipelines.a]\npolicies = [{ timeout = "2s" }, { bulkhead = { limit = 5, queue = 2 } }]')
-    assert main(["check", str(clean), "--json"]) == 0
+    assert command(["check", str(clean), "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
-    assert (told[0]["name"], told[0]["attempts"], told[0]["wall_time"]) == ("a", 1, 2.0)
-    assert main(["check", str(tmp_path / "absent.toml")]) == 2
+    (one,) = told["pipelines"]
+    assert (one["name"], one["attempts"], one["wall_time"], told["settings"]) == ("a", 1, 2.0, [])
+    assert one["findings"][0]["page"] == "docs/warnings/SW001.md"
+    assert command(["check", str(clean), "--strict", "--processes", "4"]) == 0
+    assert "note SW012 bulkhead" in capsys.readouterr().out
+    assert command(["check", str(clean), "--processes", "0"]) == 2
+    assert "processes must be in [1, 100000]; got 0" in capsys.readouterr().err
+    assert command(["check", str(tmp_path / "absent.toml")]) == 2
     assert "cannot be read" in capsys.readouterr().err

@@ -844,8 +844,14 @@ def test_the_recommended_order_is_found_from_any_order() -> None:
     kinds = ["fallback", "total", "retry", "hedge", "circuit_breaker", "rate_limiter", "bulkhead", "attempt"]
     assert [policy.name for policy in pipeline.policies] == kinds
     assert [p.name for p in sw.Pipeline.recommended(sw.Timeout(1), sw.Retry()).policies] == ["retry", "timeout"]
+    adaptive = sw.Pipeline.recommended(sw.AdaptiveTimeout(most=10), sw.Timeout(5), sw.Retry())
+    assert [p.name for p in adaptive.policies] == ["timeout", "retry", "adaptive_timeout"]
+    assert adaptive.order().splitlines()[0].startswith("1. timeout: outside Retry")
+    for twice in (sw.Retry, sw.CircuitBreaker, sw.Hedge, sw.Throttle, sw.AdaptiveLimit):
+        with pytest.raises(ValueError, match="want the same place"):
+            sw.Pipeline.recommended(twice(), twice())
     with pytest.raises(ValueError, match="want the same place"):
-        sw.Pipeline.recommended(sw.Retry(), sw.Retry())
+        sw.Pipeline.recommended(sw.Timeout(1), sw.Timeout(2), sw.Timeout(3))
     with pytest.raises(TypeError, match="no recommended place"):
         sw.Pipeline.recommended(sw.RetryBudget())
 

@@ -149,3 +149,33 @@ def test_a_bulkhead_that_cannot_work_is_refused_when_made(bad: dict[str, Any]) -
     """The error names the parameter."""
     with pytest.raises((ValueError, TypeError), match=next(iter(bad))):
         BulkheadRule(**{"limit": 1, **bad})
+
+
+def test_a_refused_waiter_is_told_how_long_it_waited_and_stands_nowhere() -> None:
+    """Whenever it came; and who leaves takes no place in the queue with it."""
+    rule = BulkheadRule(limit=1, queue=2)
+    state = rule.start(0.0)
+    rule.admit(state, 5.0, 9.0)
+    first, second = rule.admit(state, 5.0, 7.5), rule.admit(state, 5.0, 9.0)
+    assert isinstance(first, Ticket)
+    assert isinstance(second, Ticket)
+    assert rule.poll(state, 7.0, first) == 0.5
+    assert rule.poll(state, 7.5, first) == Rejection("had no seat free within 2.5 s")
+    assert state.waiting == 1
+    rule.leave(state, 8.0, second)
+    assert state.waiting == 0
+    assert rule.poll(state, 8.0, second) == Rejection("began anew while the call waited")
+
+
+def test_seats_above_a_lowered_limit_count_as_taken_until_they_come_back() -> None:
+    """A dashboard that shows one of three would hide two calls."""
+    rule = BulkheadRule(limit=3, queue=2)
+    state = rule.start(0.0)
+    seats = [rule.admit(state, 0.0, 1.0) for _ in range(3)]
+    rule.resize(state, 0.0, 1)
+    assert (state.taken, state.waiting, state.limit) == (3, 0, 1)
+    rule.admit(state, 0.0, 9.0)
+    assert (state.taken, state.waiting) == (3, 1)
+    for left in (2, 1):
+        rule.settle(state, 0.0, seats.pop(), Outcome.SUCCESS)  # type: ignore[arg-type]
+        assert (state.taken, state.waiting) == (left, 1)

@@ -230,9 +230,9 @@ def test_the_ports_do_what_guards_expect_of_them(seawall_time: VirtualClock) -> 
     never.cancel()
     assert 0 <= threads.random() < 1
     timer = threads.timer(3)
-    mark = timer.arm("owner")
-    assert (mark.owner, mark.limit, timer.fired(mark, OSError())) == ("owner", 3, False)
-    timer.disarm(mark)
+    armed = timer.arm("owner")
+    assert (armed[4].owner, armed[4].limit, timer.fired(armed, OSError())) == ("owner", 3, False)
+    timer.disarm(armed)
 
     async def main() -> None:
         port = seawall_time.tasks

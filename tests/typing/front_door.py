@@ -20,6 +20,13 @@ stock = sw.Pipeline(
     observe=True,
 )
 
+server = sw.Pipeline(
+    sw.AdmissionControl(target="20ms", key="tenant", delay=lambda tenant: 0.0),
+    sw.AdaptiveLimit(queue=5, partitions={"batch": 0.1, "live": 0.9}, partition=lambda tenant: "live", tenant="tenant"),
+    sw.Fault("drill", item_latency="100ms", cut_after=3, error=OSError, error_budget=10),
+    observe=["admission_control"],
+)
+
 
 @stock
 async def levels(sku: str) -> dict[str, int]:
@@ -116,3 +123,23 @@ async def use() -> None:
     script: Callable[..., Coroutine[Any, Any, Any]] = Script(1, OSError()).acall
     await script()
     print(stock.explain(), stock.snapshot())
+
+
+shared = sw.RateLimiter(
+    {"all": "1000/s", "tenant": ["100/s", sw.Limit(5)]},
+    store="redis://127.0.0.1:6379",
+    headroom={"sheddable": 0.5},
+    observe=True,
+    mode="exact",
+    outage="closed",
+    budget="20ms",
+    replicas=3,
+)
+
+
+async def sharing() -> None:
+    assert_type(await shared.adecide(("a",)), sw.Decision)
+    assert_type((await shared.apeek(("a",))).degraded, bool)
+    assert_type((await shared.apeek(("a",))).level, str | None)
+    await shared.areset(("a",))
+    await shared.apenalise(("a",), "5s")

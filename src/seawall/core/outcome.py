@@ -51,6 +51,7 @@ class Verdict:
 
 
 SUCCEEDED: Final = Verdict(Kind.SUCCESS)
+"""The verdict of a good result. A classifier that returns this very object, not one like it, is the quicker one."""
 
 
 @runtime_checkable

@@ -12,8 +12,9 @@ import sys
 import threading
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
+from seawall.core.context import Armed
 from seawall.core.errors import WrongTwin
 
 if TYPE_CHECKING:
@@ -22,18 +23,22 @@ if TYPE_CHECKING:
 
 @dataclass(eq=False, slots=True)
 class Mark:
-    """One armed timer. It is also the message of the cancellation that the timer causes, so guards can tell whose it was.
+    """Whose limit it is that cuts a call: the message of the cancellation, so that guards can tell.
 
     owner: who armed it (a pipeline), or None for a deadline of the caller. limit: its length in seconds.
-    hit: whether it went off. The rest belongs to the runtime.
     """
 
     owner: object
     limit: float
-    hit: bool = False
-    task: Any = None
-    depth: int = 0
-    handle: Any = None
+
+
+AT, TASK, DEPTH, HIT, MARK = range(5)
+"""What stands where in an armed limit (`context.Armed`)."""
+
+
+CHEAP_LOOP: Final = sys.version_info >= (3, 12)
+"""Whether asking for the running loop is cheap. On 3.11 that asks the kernel for the process id; compiled code asks the loop's
+own thread there instead, which asyncio's loops keep for themselves."""
 
 
 class Cancellable(Protocol):
@@ -59,15 +64,15 @@ class AsyncEvent(Protocol):
 class AsyncTimer(Protocol):
     """Cuts the task that armed it once its length has passed."""
 
-    def arm(self, owner: object = None) -> Mark:
+    def arm(self, owner: object = None) -> Armed:
         """Start the time of the running task."""
         ...
 
-    def fired(self, mark: Mark, error: BaseException) -> bool:
-        """Whether `error` is the cut of this mark, and of nobody else; takes the cancellation back if so."""
+    def fired(self, armed: Armed, error: BaseException) -> bool:
+        """Whether `error` is this limit's cut, and nobody else's; takes the cancellation back if so."""
         ...
 
-    def disarm(self, mark: Mark) -> None:
+    def disarm(self, armed: Armed) -> None:
         """End the time; takes the cancellation back when the body swallowed it."""
         ...
 
@@ -82,6 +87,7 @@ class AsyncPort(Protocol):
     async def sleep(self, seconds: float) -> None: ...
     def event(self) -> AsyncEvent: ...
     def timer(self, seconds: float) -> AsyncTimer: ...
+    def cuts_here(self, held: float | Armed | None) -> bool: ...
     def spawn(self, function: Callable[..., Coroutine[Any, Any, Any]], *args: Any) -> Any: ...
     async def reap(self, tasks: list[Any], message: object = None) -> None: ...
     def call_later(self, seconds: float, function: Callable[..., object], *args: Any) -> Cancellable: ...
@@ -110,20 +116,21 @@ class ThreadEvent:
 class ThreadTimer:
     """The timer of sync code: it cuts nothing, because a thread cannot be cut; the deadline is handed to the callee."""
 
-    __slots__ = ("_seconds",)
+    __slots__ = ("_now", "_seconds")
 
-    def __init__(self, seconds: float) -> None:
+    def __init__(self, now: Callable[[], float], seconds: float) -> None:
+        self._now = now
         self._seconds = seconds
 
-    def arm(self, owner: object = None) -> Mark:
-        """Nothing to start; the mark says whose limit it is."""
-        return Mark(owner, self._seconds)
+    def arm(self, owner: object = None) -> Armed:
+        """Nothing to start; what is armed says whose limit it is, and when it ends."""
+        return [self._now() + self._seconds, None, 0, None, Mark(owner, self._seconds)]
 
-    def fired(self, mark: Mark, error: BaseException) -> bool:
+    def fired(self, armed: Armed, error: BaseException) -> bool:
         """Never: sync code is not interrupted."""
         return False
 
-    def disarm(self, mark: Mark) -> None:
+    def disarm(self, armed: Armed) -> None:
         """Nothing to end."""
 
 
@@ -147,7 +154,7 @@ class ThreadPort:
 
     def timer(self, seconds: float) -> ThreadTimer:
         """A timer that marks but cuts nothing."""
-        return ThreadTimer(seconds)
+        return ThreadTimer(self.now, seconds)
 
     def spawn(self, function: Callable[..., object], *args: Any) -> threading.Thread:
         """Run `function` in a daemon thread of its own, in a copy of the caller's context."""

@@ -7,7 +7,8 @@ import contextvars
 from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any
 
-from seawall.core.runtime import Mark
+from seawall.core.context import Armed
+from seawall.core.runtime import DEPTH, HIT, MARK, TASK, Mark
 
 if TYPE_CHECKING:
     from seawall.core.clock import Clock
@@ -53,37 +54,63 @@ class AsyncioEvent:
 
 
 class AsyncioTimer:
-    """Cuts the task that armed it by cancelling it with the mark as the message."""
+    """Cuts the task that armed it by cancelling it with the mark as the message. One timer of the loop per limit; compiled code
+    shares them (`core/lanes.py`)."""
 
-    __slots__ = ("_loop_of", "_seconds")
+    __slots__ = ("_handle", "_loop_of", "_now", "_seconds")
 
-    def __init__(self, loop_of: Callable[[], asyncio.AbstractEventLoop], seconds: float) -> None:
+    def __init__(self, loop_of: Callable[[], asyncio.AbstractEventLoop], now: Callable[[], float], seconds: float) -> None:
         self._loop_of = loop_of
+        self._now = now
         self._seconds = seconds
+        self._handle: asyncio.TimerHandle | None = None
 
-    def arm(self, owner: object = None) -> Mark:
+    def arm(self, owner: object = None) -> Armed:
         """Start the time of the running task. Raises RuntimeError outside a task."""
-        task = asyncio.current_task()
-        if task is None:
-            raise RuntimeError("a timeout needs a task to cut; run the call inside one")
-        mark = Mark(owner, self._seconds, task=task, depth=task.cancelling())
+        task = running_task()
+        armed: Armed = [self._now() + self._seconds, task, task.cancelling(), None, Mark(owner, self._seconds)]
         # an empty context, so that the timer does not keep the caller's context alive
-        mark.handle = self._loop_of().call_later(self._seconds, _cut, mark, context=contextvars.Context())
-        return mark
+        self._handle = self._loop_of().call_later(self._seconds, cut, armed, context=contextvars.Context())
+        return armed
 
-    def fired(self, mark: Mark, error: BaseException) -> bool:
-        """Whether `error` is this mark's cut alone: an outside cancellation asked for at the same time wins."""
-        if not mark.hit or not isinstance(error, asyncio.CancelledError):
-            return False
-        mark.hit = False
-        return mark.task.uncancel() <= mark.depth  # type: ignore[no-any-return]
+    def fired(self, armed: Armed, error: BaseException) -> bool:
+        """Whether `error` is this limit's cut alone: an outside cancellation asked for at the same time wins."""
+        return was_cut(armed, error)
 
-    def disarm(self, mark: Mark) -> None:
+    def disarm(self, armed: Armed) -> None:
         """End the time; when the body swallowed the cut, the task is not left counted as cancelling."""
-        mark.handle.cancel()
-        if mark.hit:
-            mark.hit = False
-            mark.task.uncancel()
+        assert self._handle is not None
+        self._handle.cancel()
+        forget_cut(armed)
+
+
+def running_task() -> asyncio.Task[Any]:
+    """The task that runs now. Raises RuntimeError outside one."""
+    task = asyncio.current_task()
+    if task is None:
+        raise RuntimeError("a timeout needs a task to cut; run the call inside one")
+    return task
+
+
+def cut(armed: Armed) -> None:
+    """The time of a limit is over: cancel its task, with the mark as the message."""
+    armed[HIT] = True
+    armed[TASK].cancel(armed[MARK])
+
+
+def was_cut(armed: Armed, error: BaseException) -> bool:
+    """Whether `error` is what `cut` did, and nobody else cancelled the task as well; takes the cancellation back."""
+    if not armed[HIT] or not isinstance(error, asyncio.CancelledError):
+        return False
+    armed[HIT] = False
+    return bool(armed[TASK].uncancel() <= armed[DEPTH])
+
+
+def forget_cut(armed: Armed) -> None:
+    """The limit is over. A cut that the body swallowed is taken back."""
+    if armed[HIT]:
+        armed[HIT] = False
+        armed[TASK].uncancel()
 
 
 class AsyncioPort:
@@ -112,8 +139,12 @@ class AsyncioPort:
         return AsyncioEvent(self.loop())
 
     def timer(self, seconds: float) -> AsyncioTimer:
-        """A timer of fixed length, for any task."""
-        return AsyncioTimer(self.loop, seconds)
+        """A timer, for one task at a time."""
+        return AsyncioTimer(self.loop, self.now, seconds)
+
+    def cuts_here(self, held: float | Armed | None) -> bool:
+        """Whether a deadline of the context is a limit of ours that cuts the running task when its time is over."""
+        return isinstance(held, list) and held[TASK] is not None and held[TASK] is asyncio.current_task()
 
     def spawn(self, function: Callable[..., Coroutine[Any, Any, Any]], *args: Any) -> asyncio.Task[Any]:
         """Run a coroutine function as a task of the running loop; the caller keeps the reference."""
@@ -130,8 +161,3 @@ class AsyncioPort:
     def call_later(self, seconds: float, function: Callable[..., object], *args: Any) -> asyncio.TimerHandle:
         """Call `function` in the loop once `seconds` have passed."""
         return self.loop().call_later(seconds, function, *args, context=contextvars.Context())
-
-
-def _cut(mark: Mark) -> None:
-    mark.hit = True
-    mark.task.cancel(mark)

@@ -44,7 +44,9 @@ def seconds(name: str, value: object, *, zero: bool = False, infinite: bool = Fa
     wanted += ' in seconds, or text such as "250ms"'
     if isinstance(value, str):
         match = _DURATION.fullmatch(value)
-        if match is None or match[2] not in _SECONDS:
+        if match is not None and match[2] not in _SECONDS:
+            raise ValueError(f"{wanted}; {match[2]!r} is no unit of ns, us, ms, s, min, h, d; got {value!r}")
+        if match is None:
             raise ValueError(f"{wanted}; got {value!r}")
         length = float(match[1]) * _SECONDS[match[2]]
     elif isinstance(value, bool) or not isinstance(value, (int, float)):

@@ -6,6 +6,7 @@ At the door nothing is believed beyond its bounds: a deadline may only shrink wh
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
@@ -13,33 +14,39 @@ from typing import Final
 
 from seawall.core import clock as clocks
 from seawall.core import units
-from seawall.core.context import PRIORITIES, VARIABLE, Context, Priority
+from seawall.core.context import DEADLINE, KEY, PRIORITIES, VARIABLE, Context, Priority, current, deadline_at
 from seawall.core.events import Event, everywhere
 
 REMAINING: Final = "Seawall-Remaining-Ms"
 ATTEMPT: Final = "Seawall-Attempt"
+RETRY: Final = "Seawall-Retry"
 PRIORITY: Final = "Seawall-Priority"
-KEY: Final = "Idempotency-Key"
+IDEMPOTENCY_KEY: Final = "Idempotency-Key"
 LONGEST_VALUE: Final = 128  # characters of a header that are looked at
 MOST_ATTEMPTS: Final = 1000
+ELSEWHERE: Final = " in a calling service"
+_RETRY: Final = re.compile(r'([1-9][0-9]?)(?:; ?at="([A-Za-z0-9_.:<>-]{1,80})")?')
 
 
 def outgoing_headers() -> dict[str, str]:
-    """The headers that tell the callee of this call: remaining milliseconds, attempt, priority, idempotency key.
+    """The headers that tell the callee of this call: remaining milliseconds, attempt, retries around it, priority, key.
 
-    Only what is there is sent: no deadline, no header. Milliseconds are whole, rounded down, >= 0.
+    Only what is there is sent: no deadline, no header. Milliseconds are whole, rounded down, >= 0. The retries are their number
+    and where the nearest was made, as file name and line without folders, so that a Retry over there can yield or warn.
     """
-    context = VARIABLE.get()
+    context = current()
     headers: dict[str, str] = {}
     if context.deadline is not None:
         left = max(0.0, context.deadline - clocks.default().monotonic())
         headers[REMAINING] = str(int(left * 1000))
     if context.attempt > 1:
         headers[ATTEMPT] = str(context.attempt)
+    if context.depth:
+        headers[RETRY] = _retries(context.depth, context.retry)
     if context.priority != "default":
         headers[PRIORITY] = context.priority
     if context.key is not None:
-        headers[KEY] = context.key
+        headers[IDEMPOTENCY_KEY] = context.key
     return headers
 
 
@@ -51,7 +58,7 @@ def incoming(
 
     headers: of the request; looked up as they are and in lower case.
     longest: seconds that a request may have at most, > 0; a caller's deadline can only shrink it. Default 60.
-    trusted: whether the caller's priority and attempt are believed. Default True.
+    trusted: whether the caller's priority, attempt and retries are believed. Default True.
     dark: only tell, by the event "deadline.dark", what the caller's deadline would have been. Default False.
     Values that are no plain numbers or known words, or too long, are ignored. Raises ValueError or TypeError for `longest`.
     """
@@ -62,17 +69,35 @@ def incoming(
     if dark and asked is not None:
         everywhere.emit(Event("deadline.dark", "wire", clock.monotonic(), None, {"remaining": asked}))
     moment = clock.monotonic() + seconds
-    before = VARIABLE.get()
-    if before.deadline is not None:
-        moment = min(moment, before.deadline)
-    context = replace(before, deadline=moment, key=_value(headers, KEY))
+    nearest = deadline_at()
+    if nearest is not None:
+        moment = min(moment, nearest)
+    context = VARIABLE.get()
     if trusted:
         context = replace(context, attempt=_attempt(_value(headers, ATTEMPT)), priority=_priority(_value(headers, PRIORITY)))
-    token = VARIABLE.set(context)
+        context = _under(context, _value(headers, RETRY))
+    tokens = VARIABLE.set(context), DEADLINE.set(moment), KEY.set(_value(headers, IDEMPOTENCY_KEY))
     try:
-        yield context
+        yield current()
     finally:
-        VARIABLE.reset(token)
+        VARIABLE.reset(tokens[0])
+        DEADLINE.reset(tokens[1])
+        KEY.reset(tokens[2])
+
+
+def _retries(depth: int, made_at: str | None) -> str:
+    """The number of retries, and the nearest one's file and line, as an RFC 8941 item with a parameter."""
+    place = (made_at or "").removesuffix(ELSEWHERE).replace("\\", "/").rsplit("/", 1)[-1]
+    value = f'{min(depth, 99)};at="{place}"'
+    return value if _RETRY.fullmatch(value) else str(min(depth, 99))
+
+
+def _under(context: Context, value: str | None) -> Context:
+    """The context inside the retries that a header tells of."""
+    told = None if value is None else _RETRY.fullmatch(value)
+    if told is None:
+        return context
+    return replace(context, depth=int(told[1]), retry=f"{told[2] or 'an unknown line'}{ELSEWHERE}")
 
 
 def _value(headers: Mapping[str, str], name: str) -> str | None:

@@ -65,6 +65,10 @@ class Child:
         if self._process.stdin is not None and not self._process.stdin.is_closing():
             self._process.stdin.write((json.dumps(command) + "\n").encode())
 
+    async def ended(self) -> None:
+        """Wait until it has ended by itself, or by a signal."""
+        await self._process.wait()
+
     async def stop(self) -> None:
         """End it: by closing its line, then by asking, then by force."""
         ways = (self._hang_up, self._process.terminate, self._process.kill)

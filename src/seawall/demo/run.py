@@ -9,7 +9,8 @@ import signal
 import sys
 import tempfile
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -21,9 +22,12 @@ from seawall.demo.services import guarded as guarded_calls
 from seawall.demo.story import Story
 from seawall.demo.telling import Kind, Telling
 from seawall.demo.view import LiveTable, Plain, View
+from seawall.shared.wire import told
+from seawall.testing.servers import RedisServer
 
 SPARE: Final = 15.0  # seconds beside both tellings in which everything starts, ends and is cleaned up
 CLEANS_WITHIN: Final = 4.0  # seconds of these that are kept for ending the processes
+EMBEDDED: Final = "embedded"
 OK, NOT_BETTER, BROKEN, INTERRUPTED, TERMINATED = 0, 1, 3, 130, 143
 
 
@@ -32,7 +36,8 @@ class Options:
     """What a user may choose. Checked where it is typed (cli/demo.py).
 
     seconds: length of one telling. seed: of arrivals and of everything that is drawn. headless: plain lines instead of a
-    table. json: where to write the figures, or None. began: monotonic seconds from which the whole run's limit counts.
+    table. json: where to write the figures, or None. began: monotonic seconds from which the whole run's limit counts. store:
+    the URL of a store for payment's rate limit, EMBEDDED for one of our own, or None.
     """
 
     seconds: float
@@ -40,6 +45,7 @@ class Options:
     headless: bool
     json: Path | None
     began: float
+    store: str | None = None
 
 
 def run(options: Options) -> int:
@@ -90,7 +96,10 @@ async def _tell_twice(options: Options, view: View) -> int:
     view.say(report.opening(story, options.seed))
     async with asyncio.timeout(left):
         bare = await _tell(story, "bare", options.seed, view)
-        guarded = await _tell(story, "guarded", options.seed, view)
+        with _store(options.store) as store:
+            if store is not None:
+                view.say([f"Payment's rate limit stands in {told(store)}, for every order process that there may be."])
+            guarded = await _tell(story, "guarded", options.seed, view, store)
     view.say(["", *report.comparison(story, bare, guarded), ""])
     if options.json is not None:
         write(options.json, document(options, bare, guarded))
@@ -99,10 +108,20 @@ async def _tell_twice(options: Options, view: View) -> int:
     return OK if better(bare, guarded) else NOT_BETTER
 
 
-async def _tell(story: Story, kind: Kind, seed: int, view: View) -> Figures:
+@contextmanager
+def _store(wanted: str | None) -> Iterator[str | None]:
+    """The URL of the store, with a server behind it while this lasts."""
+    if wanted != EMBEDDED:
+        yield wanted
+        return
+    with RedisServer() as server:
+        yield server.url
+
+
+async def _tell(story: Story, kind: Kind, seed: int, view: View, store: str | None = None) -> Figures:
     view.begin(story, kind)
     try:
-        return await Telling(story, kind, seed, view.show).tell()
+        return await Telling(story, kind, seed, view.show, store=store).tell()
     finally:
         view.end()
 

@@ -86,10 +86,11 @@ class Heard:
 class Telling:
     """Tells one story once.
 
-    view: called with what was heard, some five times a second.
+    view: called with what was heard, some five times a second. store: the URL of a store for payment's rate limit, or None.
     """
 
-    def __init__(self, story: Story, kind: Kind, seed: int, view: Callable[[Heard], None]) -> None:
+    def __init__(self, story: Story, kind: Kind, seed: int, view: Callable[[Heard], None], *, store: str | None = None) -> None:
+        self._store = store
         self._story = story
         self._seed = seed
         self._view = view
@@ -125,6 +126,7 @@ class Telling:
             guarded=self.heard.kind == "guarded",
             patience=self._story.patience,
             open_for=self._story.open_for,
+            store=self._store,
             **ports,
         )
 

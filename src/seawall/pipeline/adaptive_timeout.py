@@ -8,8 +8,9 @@ from seawall.core import units
 from seawall.core.clock import Clock
 from seawall.core.errors import TimedOut
 from seawall.pipeline.cell import Cell
+from seawall.pipeline.policy import Policy
 from seawall.pipeline.run import Run
-from seawall.pipeline.timeout import Spell, Timeout
+from seawall.pipeline.timeout import Spell, Timeout, Watch
 from seawall.policies.quantile import QuantileRule, QuantileState, read_quantile
 
 
@@ -68,7 +69,7 @@ class AdaptiveTimeout(Timeout):
 
     def spell(self, run: Run) -> Spell:
         """Begin one limit, and learn from it."""
-        return LearningSpell(self, run, self.limit)
+        return (LearningWatch if run.pipeline.only_observes(self) else LearningSpell)(self, run, self.limit)
 
     def learn(self, took: float, *, cut: bool) -> None:
         """One call took so long, or at least so long."""
@@ -77,6 +78,13 @@ class AdaptiveTimeout(Timeout):
     def snapshot(self) -> AdaptiveTimeoutSnapshot:  # type: ignore[override]  # it holds other things
         """What it holds now."""
         return AdaptiveTimeoutSnapshot(self.kind, self.name, self.limit, self.cell.state.count, self.expired)
+
+    def take_over(self, old: Policy) -> None:
+        """Keep the latencies while the quantile is the same."""
+        super().take_over(old)
+        assert isinstance(old, AdaptiveTimeout)
+        if old.rule == self.rule:
+            self.cell = old.cell.handed_to(self, self.rule)
 
     def restart(self) -> None:
         """Forget what was counted and learnt."""
@@ -115,3 +123,24 @@ class LearningSpell(Spell):
         super().end()
         if not self._failed:
             self._adaptive.learn(took, cut=self._cut)
+
+
+class LearningWatch(Watch):
+    """One limit that is only observed, whose end says how long the call took."""
+
+    __slots__ = ("_adaptive", "_failed")
+
+    def __init__(self, timeout: AdaptiveTimeout, run: Run, limit: float) -> None:
+        self._adaptive = timeout
+        self._failed = False
+        super().__init__(timeout, run, limit)
+
+    def check(self, error: BaseException) -> None:
+        """A call that failed says nothing about how long good ones take."""
+        self._failed = True
+
+    def end(self) -> None:
+        """The call is over: learn from it, unless it failed."""
+        super().end()
+        if not self._failed:
+            self._adaptive.learn(self._run.port.now() - self._began, cut=False)

@@ -15,7 +15,8 @@ from seawall.pipeline.held import Held
 from seawall.pipeline.policy import Policy
 from seawall.pipeline.run import Run
 from seawall.policies.backoff import Backoff
-from seawall.policies.circuit_breaker import BreakerRule, BreakerState, Mode, State
+from seawall.policies.circuit_breaker import BreakerRule, BreakerState, Mode, Probe, State
+from seawall.policies.verdict import Rejection
 
 Failures = type[Exception] | tuple[type[Exception], ...] | Callable[[Any], bool]
 
@@ -135,17 +136,22 @@ class CircuitBreaker(Guarding[BreakerState]):
         """Back to closed with an empty window; results of calls that run now change nothing."""
         self.cell.apply(self.rule.reset, self.clock.monotonic())
 
+    def doubt(self, epoch: int) -> bool:
+        """Find out with probes whether the callee is well, because others say it is not. epoch: `cell.state.epoch` at the time
+        they were asked; nothing happens unless the circuit is closed and still in it. Whether it went to half-open."""
+        return bool(self.cell.apply(self.rule.doubt, self.clock.monotonic(), epoch))
+
     def snapshot(self) -> BreakerSnapshot:
         """What it holds now."""
         return self.cell.apply(self._read, self.clock.monotonic())
 
     def take_over(self, old: Policy) -> None:
-        """Keep the circuit; the window is kept while its length is the same."""
+        """Keep the circuit and what its window holds; a window of another kind begins empty."""
         super().take_over(old)
         assert isinstance(old, CircuitBreaker)
-        if (old.rule.window, old.rule.window_calls) == (self.rule.window, self.rule.window_calls):
-            self.cell = old.cell.handed_to(self, self.rule)
-            self.rejected = old.rejected
+        self.cell, old.rule = old.cell.handed_to(self, self.rule), self.rule
+        self.rejected = old.rejected
+        self.cell.apply(self.rule.retune, self.clock.monotonic())
 
     @property
     def at_rest(self) -> bool:
@@ -153,11 +159,28 @@ class CircuitBreaker(Guarding[BreakerState]):
         shot = self.snapshot()
         return shot.state == "closed" and shot.calls == 0
 
+    @property
+    def judges_results(self) -> bool:
+        """Whether a predicate of its own looks at results."""
+        return self._failures is not None
+
     # --- the guard's part
 
     def admit(self, run: Run, now: float) -> Any:
         """Ask the rule."""
-        return self.cell.apply(self.rule.admit, now, self.clock.random.random())
+        return self.cell.apply(self.rule.admit, now, self._chance(self.cell.state.window is None))
+
+    def turn_away(self, pipeline: str) -> CircuitOpen | None:
+        """The refusal of a call while it is open or isolated, counted and told as ever; None when it might let one pass."""
+        state, now = self.cell.state, self.clock.monotonic()
+        if state.mode != "isolated" and (state.mode is not None or state.phase != "open" or now >= state.open_until):
+            return None
+        answer = self.cell.apply(self.rule.admit, now)
+        if not isinstance(answer, Rejection):  # it opened up between the look and the question
+            self.cell.apply(self.rule.settle, now, answer, Outcome.IGNORED)
+            return None
+        refused: CircuitOpen = self.told_refusal(answer, pipeline)
+        return refused
 
     def judge_result(self, value: Any, run: Run) -> Verdict:
         """By the user's predicate if there is one, else by the classifier."""
@@ -175,7 +198,8 @@ class CircuitBreaker(Guarding[BreakerState]):
 
     def release(self, held: Held, permit: Any, outcome: Outcome, verdict: Verdict) -> None:
         """Count the result."""
-        now = held.run.port.now()
+        now, took = held.run.port.now(), held.took or 0.0
+        slow = self.rule.slow_call is not None and took > self.rule.slow_call
         if verdict.kind is Kind.THROTTLED and verdict.retry_after and self.keyed:
             self.cell.apply(self.rule.pause, now, permit, verdict.retry_after)
         self.cell.apply(
@@ -183,10 +207,15 @@ class CircuitBreaker(Guarding[BreakerState]):
             now,
             permit,
             outcome,
-            took=held.took or 0.0,
+            took=took,
             hint=verdict.retry_after,
-            u=self.clock.random.random(),
+            u=self._chance(slow or outcome is not Outcome.SUCCESS or isinstance(permit, Probe)),
         )
+
+    def _chance(self, wanted: bool) -> float:  # noqa: FBT001  # not public
+        """A draw for the jitter of the open time, when this step may open it: a seeded source is drawn from as seldom as
+        compiled code draws."""
+        return self.clock.random.random() if wanted and isinstance(self.rule.open_for, Backoff) else 0.5
 
     def _ask(self, error: BaseException) -> bool:
         assert self._failures is not None

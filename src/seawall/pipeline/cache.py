@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any
 
 from seawall.core.clock import Clock
-from seawall.core.context import EMPTY, VARIABLE
+from seawall.core.context import cut_off
 from seawall.core.errors import Misplaced, TimedOut
 from seawall.pipeline.cell import Cell
 from seawall.pipeline.policy import Layer, Policy
@@ -49,6 +49,7 @@ class Cache(Policy):
     """
 
     kind = "cache"
+    acts_while_observing = True
     why_no_block = "a block has no result that could be kept"
     may_wait = True
 
@@ -120,6 +121,15 @@ class Cache(Policy):
     def snapshot(self) -> CacheSnapshot:
         """What it holds now."""
         return self.cell.apply(self._read)
+
+    def take_over(self, old: Policy) -> None:
+        """Keep the answers and the flights while keys are made in the same way; times and size are the new ones at once."""
+        super().take_over(old)
+        assert isinstance(old, Cache)
+        if (old._key, old._weigh) == (self._key, self._weigh):
+            self.cell, old.rule = old.cell.handed_to(self, self.rule), self.rule
+            self.tasks = old.tasks
+            self.cell.apply(self.rule.retune)
 
     def restart(self) -> None:
         """Forget everything."""
@@ -223,7 +233,7 @@ class Seat:
     def background(self) -> Run:
         """The run of a refresh: nobody's deadline, nobody's key."""
         run = self._run.twin()
-        run.deadline, run.owner, run.key = None, None, None
+        run.deadline, run.armed, run.key = None, None, None
         return run
 
     def watch(self, task: Any) -> None:
@@ -237,7 +247,7 @@ class Seat:
 
     def detach(self) -> None:
         """Cut the context: this code runs in a task or thread of its own."""
-        VARIABLE.set(EMPTY)
+        cut_off()
 
     def lost(self, error: Exception) -> None:
         """A refresh failed; the old answer stays as long as it may."""

@@ -1,36 +1,55 @@
 """Pipelines from a TOML file: `sw.load("seawall.toml")["stock"]`. Reloading keeps what circuits and limits have learnt.
 
-A file is taken whole or not at all: the pipelines that run go on under the last good one. Nothing in it is imported or run:
-exceptions are named from Python's own and Seawall's, everything else belongs in code.
+Folders of single-value files and the environment may change what the file says. All of it is taken whole or not at all: the
+pipelines that run go on under the last good reading. Nothing in it is imported or run: exceptions are named from Python's own
+and Seawall's, everything else belongs in code.
 """
 
 from __future__ import annotations
 
+import os
+import threading
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+from seawall.core import clock as clocks
+from seawall.core import units
 from seawall.core.errors import ConfigError
-from seawall.pipeline.build import BadTable, policy_of, suggest
+from seawall.core.findings import Finding, tell
+from seawall.pipeline.build import BadTable, make, options_of, within
+from seawall.pipeline.folder import read_folder
+from seawall.pipeline.lint import MOST_PROCESSES
+from seawall.pipeline.origins import LARGEST, Leaf, Origin, Setting, Tree, leaves, plain, read_variables, without
 from seawall.pipeline.pipeline import Pipeline
+from seawall.pipeline.plan import Entry, Plan, Plans, merge, refuse_strangers
+from seawall.pipeline.policy import Policy
+from seawall.pipeline.retry_budget import RetryBudget
+from seawall.pipeline.show import Row, rows
+from seawall.pipeline.take_over import take_over
+from seawall.pipeline.toml_lines import TooDeepError, lines_of
 from seawall.pipeline.verbs import Verbs
 
-LARGEST_FILE: Final = 1 << 20  # bytes
-DEEPEST: Final = 32  # tables within tables
-_PIPELINE_KEYS: Final = ("policies", "observe")
+LARGEST_FILE: Final = LARGEST  # bytes
 
 
 class Config(Mapping[str, "NamedPipeline"]):
     """The pipelines of one file, by name. A name is looked up when it is used, so decorators work before the file is read.
 
-    path: the file. Reading happens at the first use, or by `reload`.
+    path, folders, env: see `load`. Reading happens at the first use, or by `reload`.
     """
 
-    def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
-        self._pipelines: dict[str, Pipeline] | None = None
+    def __init__(
+        self, path: str | Path | None, *, folders: Sequence[str | Path] = (), env: Mapping[str, str] | None = None
+    ) -> None:
+        self.path = None if path is None else Path(path)
+        self._folders = tuple(map(Path, (folders,) if isinstance(folders, str | Path) else folders))
+        self._env = env
+        self._read: Reading | None = None
         self._named: dict[str, NamedPipeline] = {}
+        self._guarded: dict[str, dict[str, bool]] = {}
+        self._lock = threading.RLock()
 
     def __getitem__(self, name: str) -> NamedPipeline:
         """The pipeline called `name`, which need not be in the file yet."""
@@ -45,21 +64,37 @@ class Config(Mapping[str, "NamedPipeline"]):
     @property
     def pipelines(self) -> dict[str, Pipeline]:
         """The pipelines of the last good reading. Raises ConfigError when there is none."""
-        if self._pipelines is None:
-            self.reload()
-        assert self._pipelines is not None
-        return self._pipelines
+        return self._last().pipelines
+
+    @property
+    def findings(self) -> tuple[Finding, ...]:
+        """The settings of the last good reading that apply to nothing. Raises ConfigError when there is none."""
+        return tuple(self._last().plans.findings)
+
+    def settings(self) -> tuple[Row, ...]:
+        """Every value that holds, with its origin: what `seawall config show` prints. Raises ConfigError."""
+        reading = self._last()
+        return tuple(rows(reading.plans, reading.pipelines, reading.shared))
 
     def reload(self) -> None:
-        """Read the file again, whole or not at all. Policies of the same kind in the same place keep their state.
+        """Read everything again, whole or not at all. Policies of the same kind in the same place keep their state.
 
-        Raises ConfigError, with file and line, for a file that cannot be used; the pipelines that run stay as they are.
+        Raises ConfigError, with file and line, for what cannot be used; the pipelines that run stay as they are. Settings that
+        apply to nothing are warned about (SW101 to SW103).
         """
-        fresh = read(self.path)
-        for name, old in (self._pipelines or {}).items():
-            if name in fresh:
-                _take_over(fresh[name], old)
-        self._pipelines = fresh
+        with self._lock:
+            fresh = Reading(self.path, self._folders, os.environ if self._env is None else self._env)
+            for finding in fresh.plans.findings:
+                tell(finding, clocks.resolve(None).monotonic())
+            if self._read is not None:
+                take_over(fresh.pipelines, self._read.pipelines)
+            for name, pipeline in fresh.pipelines.items():
+                pipeline.guarded = self.guarded(name)
+            self._read = fresh
+
+    def guarded(self, name: str) -> dict[str, bool]:
+        """The functions that pipeline `name` decorates, through every reading."""
+        return self._guarded.setdefault(name, {})
 
     def target(self, name: str) -> Pipeline:
         """The pipeline that runs under `name` now. Raises ConfigError when the file has none of that name."""
@@ -68,6 +103,14 @@ class Config(Mapping[str, "NamedPipeline"]):
             names = ", ".join(sorted(self.pipelines)) or "none"
             raise ConfigError(f"there is no pipeline {name!r}; the file has: {names}", path=str(self.path))
         return pipeline
+
+    def _last(self) -> Reading:
+        if self._read is None:
+            with self._lock:
+                if self._read is None:
+                    self.reload()
+        assert self._read is not None
+        return self._read
 
 
 class NamedPipeline(Verbs):
@@ -82,8 +125,17 @@ class NamedPipeline(Verbs):
         """Itself: what it decorates asks for the file's pipeline at each call."""
         return self
 
+    @property
+    def guarded(self) -> dict[str, bool]:
+        """The functions that it decorates, and whether each is marked idempotent."""
+        return self._config.guarded(self.name)
+
     def take_name(self, function: Any) -> None:
         """It has a name."""
+
+    def remember(self, function: Any, *, idempotent: bool) -> None:
+        """Note a decorated function for `explain()`, before there is a file and after."""
+        Pipeline.remember(self, function, idempotent=idempotent)  # type: ignore[arg-type]  # it has what that needs
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._config.target(self.name), name)
@@ -92,96 +144,139 @@ class NamedPipeline(Verbs):
         return f"<pipeline {self.name!r} of {self._config.path}>"
 
 
-def load(path: str | Path) -> Config:
+def load(path: str | Path | None, *, folders: Sequence[str | Path] = (), env: Mapping[str, str] | None = None) -> Config:
     """The pipelines of a TOML file. The file is read at their first use; `reload()` reads it again.
 
+    path: the file; None = no file, folders and variables say it all.
+    folders: folders of single-value files (mounted ConfigMaps and Secrets), the later ones stronger. Default none.
+    env: variables that begin with SEAWALL__ and are stronger than all else. Default None = those of this process; {} = none.
     Raises nothing here; using a pipeline raises ConfigError, with file and line, when the file cannot be used.
     """
-    return Config(path)
+    return Config(path, folders=folders, env=env)
 
 
-def read(path: Path) -> dict[str, Pipeline]:
-    """Read all pipelines of a file. Raises ConfigError, with file and line."""
+class Reading:
+    """One good reading of all sources: what they say, and what was made of it. Raises ConfigError for a bad one."""
+
+    def __init__(self, path: Path | None, folders: Sequence[Path], variables: Mapping[str, str]) -> None:
+        tables, lines = ({}, {}) if path is None else _tables(path)
+        settings, almost = read_variables(variables)
+        overlays: list[Setting] = []
+        for folder in folders:
+            overlays += _outer_first(read_folder(folder))
+        overlays += _outer_first(settings)
+
+        def find(at: tuple[str, ...]) -> Origin:
+            return _place(path, lines, at)
+
+        refuse_strangers(tables, find)
+        self.plans: Plans = merge(tables, find, overlays)
+        self.plans.findings += almost
+        if not self.plans.pipelines:
+            raise ConfigError("it holds no [pipelines.NAME] table", path=str(path or "the settings"))
+        self.shared = _shared(self.plans)
+        self.pipelines = {name: self._pipeline(plan) for name, plan in self.plans.pipelines.items()}
+
+    def _pipeline(self, plan: Plan) -> Pipeline:
+        budgets = _budgets(self.shared)
+        policies = [
+            _policy(entry, f"pipeline {plan.name}", budgets) if entry.uses is None else self.shared[entry.uses]
+            for entry in plan.entries
+        ]
+        if not isinstance(plan.observe.value, bool | list):
+            given = plan.observe.value
+            raise plan.observe.origin.error(
+                f"pipeline {plan.name}: observe must be true or false, or a list of names; got {given!r}", given
+            )
+        try:
+            pipeline = Pipeline(*policies, name=plan.name, observe=plan.observe.value)
+        except (ValueError, TypeError) as error:
+            raise plan.origin.error(f"pipeline {plan.name}: {error}") from error
+        pipeline.processes = _processes(self.plans.processes)
+        return pipeline
+
+
+def _outer_first(settings: list[Setting]) -> list[Setting]:
+    """Of one source, what sets a whole pipeline comes before what changes a part of it."""
+    return sorted(settings, key=lambda setting: len(setting.path))
+
+
+def _tables(path: Path) -> tuple[dict[str, Any], dict[tuple[str, ...], int]]:
+    """A file's tables, and on which line each value stands."""
     text = _text(path)
     try:
-        tables = tomllib.loads(text)
+        lines = lines_of(text)
+        return tomllib.loads(text), lines
+    except TooDeepError as error:
+        raise ConfigError(str(error), path=str(path), line=error.line) from None
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"it is no TOML: {error}", path=str(path)) from error
-    where = _Where(path, text)
-    if _depth(tables) > DEEPEST:
-        raise where.error(f"tables may stand in each other at most {DEEPEST} deep")
-    pipelines = tables.get("pipelines", {})
-    if not isinstance(pipelines, dict) or not pipelines:
-        raise where.error("it holds no [pipelines.NAME] table")
-    return {name: _pipeline(name, table, where) for name, table in pipelines.items()}
-
-
-class _Where:
-    """Where in a file something stands, for people."""
-
-    def __init__(self, path: Path, text: str) -> None:
-        self._path = path
-        self._lines = text.splitlines()
-
-    def error(self, message: str, pipeline: str = "", *words: str) -> ConfigError:
-        """An error that names the line on which the first of `words` that is found stands, after the pipeline's table begins."""
-        start = (self._find(f"pipelines.{pipeline}", 0) or 0) if pipeline else 0
-        found = (self._find(word, start) for word in words)
-        line = next((number for number in found if number is not None), start)
-        return ConfigError(message, path=str(self._path), line=line + 1 if pipeline else None)
-
-    def _find(self, text: str, start: int) -> int | None:
-        return next((number for number in range(start, len(self._lines)) if text in self._lines[number]), None)
-
-
-def _pipeline(name: str, table: object, where: _Where) -> Pipeline:
-    if not isinstance(table, dict):
-        raise where.error(f"[pipelines.{name}] must be a table", name)
-    for key in table:
-        if key not in _PIPELINE_KEYS:
-            raise where.error(f"unknown key {key!r}{suggest(key, _PIPELINE_KEYS)}", name, key)
-    entries = table.get("policies", [])
-    if not isinstance(entries, list):
-        raise where.error("policies must be an array of tables, outermost first", name, "policies")
-    policies = []
-    for entry in entries:
-        try:
-            policies.append(policy_of(entry))
-        except BadTable as error:
-            raise where.error(f"pipeline {name}: {error}", name, *error.words) from error
-    try:
-        return Pipeline(*policies, name=name, observe=bool(table.get("observe", False)))
-    except (ValueError, TypeError) as error:
-        raise where.error(f"pipeline {name}: {error}", name) from error
 
 
 def _text(path: Path) -> str:
+    """One file of one moment: opened once, however it is swapped."""
     try:
-        if path.stat().st_size > LARGEST_FILE:
-            raise ConfigError(f"it is larger than {LARGEST_FILE} bytes", path=str(path))
-        return path.read_text(encoding="utf-8")
+        with path.open("rb") as file:
+            content = file.read(LARGEST_FILE + 1)
     except OSError as error:
         raise ConfigError(f"it cannot be read: {error.strerror}", path=str(path)) from error
+    if len(content) > LARGEST_FILE:
+        raise ConfigError(f"it is larger than {LARGEST_FILE} bytes", path=str(path))
+    try:
+        return content.decode("utf-8").replace("\r\n", "\n")
     except UnicodeDecodeError as error:
-        raise ConfigError("it is not UTF-8 text", path=str(path)) from error
+        raise ConfigError("it is not UTF-8 text", path=str(path), line=content.count(b"\n", 0, error.start) + 1) from None
 
 
-def _depth(value: object) -> int:
-    """How deep tables and arrays stand in each other, counted no further than the bound."""
-    level, depth = [value], 0
-    while level and depth <= DEEPEST:
-        inner: list[object] = []
-        for item in level:
-            inner += item.values() if isinstance(item, dict) else item if isinstance(item, list) else ()
-        level, depth = inner, depth + 1
-    return depth
+def _place(path: Path | None, lines: Mapping[tuple[str, ...], int], at: tuple[str, ...]) -> Origin:
+    """Where a value stands, or the nearest table around it."""
+    while at and at not in lines:
+        at = at[:-1]
+    return Origin("file", str(path), lines.get(at))
 
 
-def _take_over(fresh: Pipeline, old: Pipeline) -> None:
-    """Policies of the same kind in the same order go on where the old ones were."""
-    fresh.sinks = old.sinks
-    for kind in {policy.kind for policy in fresh.policies}:
-        mine = [policy for policy in fresh.policies if policy.kind == kind]
-        theirs = [policy for policy in old.policies if policy.kind == kind]
-        for new, before in zip(mine, theirs, strict=False):
-            new.take_over(before)
+# --- from plans to policies
+
+
+def _shared(plans: Plans) -> dict[str, Policy]:
+    """Policies with names of their own; budgets first, since others may use them."""
+    made: dict[str, Policy] = {}
+    for name, entry in sorted(plans.shared.items(), key=lambda item: item[1].kind != "retry_budget"):
+        named = Entry(entry.kind, {"name": Leaf(name, entry.origin), **entry.options}, entry.origin)
+        made[name] = _policy(named, f"policy {name}", _budgets(made))
+    return made
+
+
+def _budgets(shared: Mapping[str, Policy]) -> dict[str, RetryBudget]:
+    return {name: policy for name, policy in shared.items() if isinstance(policy, RetryBudget)}
+
+
+def _policy(entry: Entry, whose: str, budgets: Mapping[str, RetryBudget]) -> Policy:
+    try:
+        return make(entry.kind, {name: plain(tree) for name, tree in entry.options.items()}, budgets)
+    except BadTable as error:
+        bad = str(error), error.path
+    raise _blame(entry, whose, *bad)  # outside the handler: its context would show a value that must stay hidden
+
+
+def _blame(entry: Entry, whose: str, message: str, path: tuple[str, ...]) -> ConfigError:
+    """The error of a policy, at the place of the value that is wrong, without what must not be shown."""
+    blamed: Tree = entry.options
+    for key in path:
+        blamed = blamed[key] if isinstance(blamed, dict) and key in blamed else blamed
+    first = next(leaves(blamed), None) if path else None
+    hidden = [leaf for _, leaf in leaves(entry.options) if leaf.origin.secret]
+    if hidden:
+        strange = [key for key in path if key not in {*options_of(entry.kind), *(within(path[0]) or ())}]
+        message = without(message, [*(str(leaf.value) for leaf in hidden), *strange])
+    return (entry.origin if first is None else first[1].origin).error(f"{whose}: {message}")
+
+
+def _processes(leaf: Leaf | None) -> int | None:
+    if leaf is None:
+        return None
+    try:
+        return units.whole("processes", leaf.value, most=MOST_PROCESSES)
+    except (ValueError, TypeError) as error:
+        message = str(error)
+    raise leaf.origin.error(message, leaf.value)

@@ -2,39 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
+from seawall.core import clock as clocks
+from seawall.core.findings import Finding, tell
 from seawall.pipeline.breaker import CircuitBreaker
 from seawall.pipeline.bulkhead import Bulkhead
 from seawall.pipeline.fallback import Fallback
 from seawall.pipeline.hedge import Hedge
 from seawall.pipeline.keyed import Keyed
 from seawall.pipeline.limiter import RateLimiter
+from seawall.pipeline.lint import Case, findings, processes_of
 from seawall.pipeline.retry import Retry
 from seawall.pipeline.timeout import Timeout
 
 if TYPE_CHECKING:
     from seawall.pipeline.pipeline import Pipeline
     from seawall.pipeline.policy import Policy
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """Something in a pipeline that would surprise.
-
-    code: stable, such as "SW001". severity: "warning" or "note". policy: whose. reason: why. fix: what to do.
-    """
-
-    code: str
-    severity: Literal["warning", "note"]
-    policy: str
-    reason: str
-    fix: str
-
-    def __str__(self) -> str:
-        return f"{self.severity} {self.code} {self.policy}: {self.reason} Fix: {self.fix}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +41,19 @@ class Explanation:
     findings: tuple[Finding, ...]
     lines: tuple[str, ...]
 
+    @property
+    def has_errors(self) -> bool:
+        """Whether something in it can never work as it is written."""
+        return any(finding.severity == "error" for finding in self.findings)
+
+    def warn(self) -> None:
+        """Tell of every finding: as an event and a log record with its code, and as a Python warning unless it is a note.
+
+        Raises a finding's warning where the user turned its category into an error.
+        """
+        for finding in self.findings:
+            tell(finding, clocks.resolve(None).monotonic(), pipeline=self.name)
+
     def __str__(self) -> str:
         bound = "no limit" if self.wall_time == float("inf") else f"{self.wall_time:g} s"
         head = f"{self.name}: at most {self.attempts} attempts, {bound}, load x{self.load_factor:g} while all calls fail"
@@ -62,9 +61,10 @@ class Explanation:
         return "\n".join((head, *(f"  {line}" for line in self.lines), *map(str, self.findings)))
 
 
-def explain(pipeline: Pipeline) -> Explanation:
-    """Work out the worst case of one async call from the policies, outermost first."""
-    policies = [policy.sample if isinstance(policy, Keyed) else policy for policy in pipeline.policies]
+def explain(pipeline: Pipeline, processes: int | None = None) -> Explanation:
+    """Work out the worst case of one async call from the policies, outermost first. processes: see `Pipeline.explain`."""
+    count = processes_of(pipeline.processes if processes is None else processes)
+    policies: list[Policy] = [policy.sample if isinstance(policy, Keyed) else policy for policy in pipeline.policies]
     attempts, load = 1, 1.0
     for policy in policies:
         if isinstance(policy, Retry):
@@ -79,7 +79,7 @@ def explain(pipeline: Pipeline) -> Explanation:
         wall_time=_wall_time(policies),
         load_factor=round(load, 6),
         safe_load=round(1 / load, 6),
-        findings=tuple(_findings(policies)),
+        findings=tuple(findings(Case(tuple(policies), pipeline.guarded, count))),
         lines=tuple(f"{shown.name}: {_words(policy)}" for shown, policy in zip(pipeline.policies, policies, strict=True)),
     )
 
@@ -141,80 +141,3 @@ def _breaker_words(breaker: CircuitBreaker) -> str:
     if rule.slow_call is not None:
         parts.append(f"{rule.slow_ratio:.0%} slower than {rule.slow_call:g} s")
     return "opens at " + " or ".join(parts)
-
-
-def _findings(policies: list[Policy]) -> Iterator[Finding]:
-    retries = [index for index, policy in enumerate(policies) if isinstance(policy, Retry)]
-    for index, policy in enumerate(policies):
-        if isinstance(policy, Timeout) and policy.sync == "deadline":
-            yield Finding(
-                "SW001",
-                "note",
-                policy.name,
-                "on plain functions a deadline is handed to the callee and interrupts nothing.",
-                'read sw.remaining() in the callee, or use sync="thread".',
-            )
-        if isinstance(policy, CircuitBreaker) and any(retry > index for retry in retries):
-            yield Finding(
-                "SW002",
-                "warning",
-                policy.name,
-                "it stands outside Retry and sees one result per call: it opens after n calls, not n attempts.",
-                "put the circuit breaker inside Retry.",
-            )
-    yield from _retry_findings(policies, retries)
-    yield from _order_findings(policies)
-
-
-def _retry_findings(policies: list[Policy], retries: list[int]) -> Iterator[Finding]:
-    for index in retries:
-        retry = policies[index]
-        assert isinstance(retry, Retry)
-        if retry.budget is None:
-            yield Finding(
-                "SW003",
-                "warning",
-                retry.name,
-                f"without a budget an outage is called {retry.rule.attempts} times as often.",
-                "keep the default RetryBudget().",
-            )
-        outer = [p.seconds for p in policies[:index] if isinstance(p, Timeout)]
-        if outer and min(outer) <= retry.rule.longest_wait():
-            yield Finding(
-                "SW004",
-                "warning",
-                retry.name,
-                f"its waits of up to {retry.rule.longest_wait():g} s do not fit the outer limit of {min(outer):g} s.",
-                "raise the limit, or lower attempts or the backoff's cap.",
-            )
-
-
-def _order_findings(policies: list[Policy]) -> Iterator[Finding]:
-    """Pairs of policies that are fine alone and surprise together."""
-    budgets = [policy.budget for policy in policies if isinstance(policy, (Retry, Hedge)) and policy.budget is not None]
-    for index, policy in enumerate(policies):
-        inside = policies[index + 1 :]
-        if isinstance(policy, Hedge) and len(set(map(id, budgets))) > 1:
-            yield Finding(
-                "SW005",
-                "warning",
-                policy.name,
-                "it and Retry have a budget each, so together they may send twice the share.",
-                "give both the same RetryBudget.",
-            )
-        if isinstance(policy, Fallback) and policy.hides_rejections and any(isinstance(p, CircuitBreaker) for p in inside):
-            yield Finding(
-                "SW006",
-                "note",
-                policy.name,
-                "it answers for an open circuit too, so nobody sees the outage.",
-                "watch the event fallback.used, or leave our rejections out with on=.",
-            )
-        if isinstance(policy, Bulkhead) and any(getattr(p, "wait", 0) and p.kind == "rate_limiter" for p in inside):
-            yield Finding(
-                "SW007",
-                "warning",
-                policy.name,
-                "a seat is held while the call inside waits for a token.",
-                "put the RateLimiter outside the Bulkhead.",
-            )

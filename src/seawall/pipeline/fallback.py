@@ -34,6 +34,7 @@ class Fallback(Policy):
     """
 
     kind = "fallback"
+    acts_while_observing = True
     why_no_block = "a block has no result that could be replaced"
 
     def __init__(
@@ -71,6 +72,12 @@ class Fallback(Policy):
     def snapshot(self) -> FallbackSnapshot:
         """What it holds now."""
         return FallbackSnapshot(self.kind, self.name, self.used)
+
+    def take_over(self, old: Policy) -> None:
+        """Keep the count."""
+        super().take_over(old)
+        assert isinstance(old, Fallback)
+        self.used = old.used
 
     def restart(self) -> None:
         """Forget what was counted."""

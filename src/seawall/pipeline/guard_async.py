@@ -61,9 +61,16 @@ async def wait(held: Any, run: Any) -> None:
 
 async def retry(policy: Any, inner: Any, run: Any) -> Any:
     """Try again while the policy finds it worth it."""
-    course = policy.course(run)
+    return await repeat(policy.course(run), inner, run)
+
+
+async def repeat(course: Any, inner: Any, run: Any) -> Any:
+    """Make the attempts of a course, from the one where it stands."""
     try:
         while True:
+            if course.failed:
+                await run.port.sleep(course.pause)
+                course.next()
             try:
                 result = await inner(run)
                 if not course.unwanted(result):
@@ -71,8 +78,6 @@ async def retry(policy: Any, inner: Any, run: Any) -> Any:
             except Exception as error:
                 if not course.again(error):
                     raise
-            await run.port.sleep(course.pause)
-            course.next()
     finally:
         course.end()
 
@@ -174,11 +179,15 @@ async def refresh(seat: Any, inner: Any, run: Any) -> None:
 async def fault(policy: Any, inner: Any, run: Any) -> Any:
     """Break the call on purpose, if it is its turn."""
     plan = policy.plan(run)
-    if plan.delay:
-        await run.port.sleep(plan.delay)
-    if plan.fails:
-        return await run.answer(policy.outcome(run))
-    return await inner(run)
+    try:
+        if plan.delay:
+            await run.port.sleep(plan.delay)
+        if plan.fails:
+            return await run.answer(policy.outcome(run, plan))
+        return policy.passed(await inner(run), run, plan)
+    except BaseException as error:
+        policy.failed(error, run)
+        raise
 
 
 async def step(run: Any) -> Any:

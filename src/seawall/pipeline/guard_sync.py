@@ -61,9 +61,16 @@ def wait(held: Any, run: Any) -> None:
 
 def retry(policy: Any, inner: Any, run: Any) -> Any:
     """Try again while the policy finds it worth it."""
-    course = policy.course(run)
+    return repeat(policy.course(run), inner, run)
+
+
+def repeat(course: Any, inner: Any, run: Any) -> Any:
+    """Make the attempts of a course, from the one where it stands."""
     try:
         while True:
+            if course.failed:
+                run.port.sleep(course.pause)
+                course.next()
             try:
                 result = inner(run)
                 if not course.unwanted(result):
@@ -71,8 +78,6 @@ def retry(policy: Any, inner: Any, run: Any) -> Any:
             except Exception as error:
                 if not course.again(error):
                     raise
-            run.port.sleep(course.pause)
-            course.next()
     finally:
         course.end()
 
@@ -174,11 +179,15 @@ def refresh(seat: Any, inner: Any, run: Any) -> None:
 def fault(policy: Any, inner: Any, run: Any) -> Any:
     """Break the call on purpose, if it is its turn."""
     plan = policy.plan(run)
-    if plan.delay:
-        run.port.sleep(plan.delay)
-    if plan.fails:
-        return run.answer(policy.outcome(run))
-    return inner(run)
+    try:
+        if plan.delay:
+            run.port.sleep(plan.delay)
+        if plan.fails:
+            return run.answer(policy.outcome(run, plan))
+        return policy.passed(inner(run), run, plan)
+    except BaseException as error:
+        policy.failed(error, run)
+        raise
 
 
 def step(run: Any) -> Any:

@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Generic, TypeVar
 
 from seawall.core.clock import Clock
 from seawall.core.errors import Rejected
+from seawall.core.events import everywhere
 from seawall.core.outcome import SUCCEEDED, Outcome, Verdict
 from seawall.pipeline.cell import Cell, Rule
 from seawall.pipeline.held import Held
@@ -68,19 +69,33 @@ class Guarding(Policy, Generic[S]):
         if isinstance(answer, Rejection):
             self.refuse(answer, run)
         elif isinstance(answer, Ticket):
-            held.ticket = answer
+            if run.pipeline.only_observes(self):
+                self.pass_by(answer, run)
+            else:
+                held.ticket = answer
         else:
             held.permit = answer
         return held
 
     def refuse(self, rejection: Rejection, run: Run) -> None:
-        """Count a refusal, tell of it and raise it; a pipeline that observes only counts and tells."""
-        self.rejected += 1
-        observed = run.pipeline.observes
-        kind = f"{self.told_as or self.kind}.{'would_reject' if observed else 'rejected'}"
-        self.emit(kind, reason=rejection.reason, retry_after=rejection.retry_after, pipeline=run.pipeline.name)
+        """Count a refusal, tell of it and raise it; where it only observes, count and tell."""
+        observed = run.pipeline.only_observes(self)
+        error = self.told_refusal(rejection, run.pipeline.name, observed=observed)
         if not observed:
-            raise self.error(f"{self.name} {rejection.reason}", policy=self.name, retry_after=rejection.retry_after)
+            raise error
+
+    def told_refusal(self, rejection: Rejection, pipeline: str, *, observed: bool = False) -> Any:
+        """The error of a refusal, which is counted and told of."""
+        self.rejected += 1
+        if self.sinks or everywhere:
+            kind = f"{self.told_as or self.kind}.{'would_reject' if observed else 'rejected'}"
+            self.emit(kind, reason=rejection.reason, retry_after=rejection.retry_after, pipeline=pipeline)
+        return self.error(f"{self.name} {rejection.reason}", policy=self.name, retry_after=rejection.retry_after)
+
+    def pass_by(self, ticket: Ticket, run: Run) -> None:
+        """Tell of a wait that is not waited, because the policy only observes; the place in the queue goes to nobody."""
+        self.leave(ticket, run.port.now())
+        self.emit(f"{self.told_as or self.kind}.would_wait", pipeline=run.pipeline.name)
 
     def layer(self, twins: Any, inner: Layer) -> Layer:
         """Guard what is inside."""

@@ -51,6 +51,7 @@ class Hedge(Policy):
     """
 
     kind = "hedge"
+    acts_while_observing = True
     why_no_block = "Hedge sends copies of the call, and a block cannot be copied"
     may_wait = True
 
@@ -100,11 +101,12 @@ class Hedge(Policy):
         return HedgeSnapshot(self.kind, self.name, self.cell.apply(self.rule.delay), self.sent, self.won)
 
     def take_over(self, old: Policy) -> None:
-        """Keep the budget, the counts, and the latencies that were learnt."""
+        """Keep the budget, the counts, and the latencies that were learnt while the quantile is the same."""
         super().take_over(old)
         assert isinstance(old, Hedge)
         self.sent, self.won = old.sent, old.won
-        self.cell = old.cell.handed_to(self, self.rule)
+        if old.rule.quantile == self.rule.quantile:
+            self.cell = old.cell.handed_to(self, self.rule)
         if self.budget is not None and old.budget is not None:
             self.budget.take_over(old.budget)
 

@@ -50,6 +50,11 @@ class Held:
         """Whether the call was judged a success."""
         return self._outcome is Outcome.SUCCESS
 
+    @property
+    def queued(self) -> float:
+        """Seconds that the call has stood in queues since this permit was had."""
+        return self.run.waited - self._waited
+
     def still_running(self) -> list[Ending]:
         """Worker threads that were begun under this permit, were given up on, and have not ended."""
         return [worker for worker in self.run.workers[self._workers :] if not worker.done]
@@ -88,9 +93,15 @@ class Held:
 
     def judge(self, value: Any) -> None:
         """Classify a result. A predicate of the user's that raises leaves the call ignored."""
+        self._judged = True  # also when a predicate raises
+        self._measure()
+        self.decide(self.policy.judge_result(value, self.run))
+
+    def decide(self, verdict: Verdict) -> None:
+        """Take the verdict of a result."""
         self._judged = True
         self._measure()
-        self._decide(self.policy.judge_result(value, self.run))
+        self._decide(verdict)
 
     def fail(self, error: BaseException) -> None:
         """Classify an error, once."""

@@ -76,6 +76,7 @@ class Keyed(Policy):
         if not isinstance(sample, Policy) or isinstance(sample, Keyed):
             raise TypeError(f"make must return a policy such as CircuitBreaker(); got {sample!r}")
         self.may_wait = sample.may_wait
+        self.acts_while_observing = sample.acts_while_observing
         self.sample = sample
 
     def layer(self, twins: Any, inner: Layer) -> Layer:
@@ -160,6 +161,7 @@ class Keyed(Policy):
             raise Misplaced(f"{self.name}: make({key!r}) returned {policy!r}, which is no policy")
         policy.adopt(f"{self.name}[{label[:64]}]", self._own_clock)
         policy.sinks = self.sinks
+        policy.stands_for = self
         if hasattr(policy, "keyed"):
             policy.keyed = True
         return policy

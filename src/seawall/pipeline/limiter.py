@@ -6,11 +6,13 @@ import math
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Final
+from importlib import import_module
+from inspect import signature
+from typing import Any
 
 from seawall.core import units
 from seawall.core.clock import Clock, resolve
-from seawall.core.context import VARIABLE
+from seawall.core.context import deadline_at
 from seawall.core.errors import RateLimited
 from seawall.core.events import everywhere
 from seawall.core.outcome import Kind, Outcome, Verdict
@@ -19,6 +21,17 @@ from seawall.core.units import Limit
 from seawall.pipeline import guard_sync
 from seawall.pipeline.guarding import Guarding
 from seawall.pipeline.held import Held
+from seawall.pipeline.limiter_options import (
+    SHARED,
+    Mode,
+    Outage,
+    Spec,
+    checked_key,
+    is_shared,
+    read_key,
+    read_penalty,
+    refuse_store,
+)
 from seawall.pipeline.policy import Policy
 from seawall.pipeline.reservation import Reservation, Waiter
 from seawall.pipeline.run import Run
@@ -32,16 +45,14 @@ from seawall.policies.verdict import Rejection
 
 __all__ = ["Decision", "LimiterSnapshot", "RateLimiter", "Reservation"]
 
-Spec = str | Limit | list[str | Limit] | tuple[str | Limit, ...]
-LONGEST_PENALTY: Final = 1e9
-
 
 @dataclass(frozen=True, slots=True)
 class LimiterSnapshot:
     """One limiter at one moment.
 
     limits: what it keeps. remaining: units left in the bucket of calls without a key. keys: keys in memory. waiting: callers
-    in all queues. overflowing: whether new keys share one bucket. rejected: calls refused since it was made.
+    in all queues. overflowing: whether new keys share one bucket. rejected: calls refused since it was made. store: where the
+    counts live, without its password; degraded: whether it decides without that store now.
     """
 
     kind: str
@@ -53,12 +64,16 @@ class LimiterSnapshot:
     waiting: int
     overflowing: bool
     rejected: int
+    store: str | None = None
+    degraded: bool = False
 
 
 class RateLimiter(Guarding[LimiterState]):
     """At most so many calls per time, for all callers together or for each key.
 
-    spec: "100/s burst 20", a `Limit`, or a list of them that are decided together: all or none.
+    spec: "100/s burst 20", a `Limit`, a `Quota` of the calendar, or a list of them that are decided together: all or none. A
+        dict of levels to specs is a hierarchy, the outermost first, such as {"all": "1000/s", "tenant": "100/s", "user":
+        "10/s"}: keys are then tuples with one part for each level but the first, ("t1", "u7").
     algorithm: how the limit is kept; the docs page "Rate limiter" compares them with their bounds. Default "token_bucket"
         (also the leaky bucket as a meter). "leaky_bucket" spaces calls evenly and is best given a `wait`; "sliding_window",
         "sliding_log" and "fixed_window" count, and take no burst.
@@ -70,7 +85,16 @@ class RateLimiter(Guarding[LimiterState]):
         long as its deadline allows. A wait that cannot fit is refused at once. `acquire` has a timeout of its own.
     max_keys: how many keys are kept, >= 1. Default 100 000. Only keys that are as good as new are forgotten; when none is,
         new keys share one bucket, with an event "limiter.overflow".
-    store: where the counts live. Default None = in this process, as "memory:". Each process then has a limit of its own.
+    store: where the counts live: a URL such as "redis://127.0.0.1:6379", which needs `seawall[redis]`, or a store object; see
+        the docs page "Shared limits". Default None = in this process, as "memory:". Each process then has a limit of its own.
+        With a store the limiter's `name` is part of the key, and sync verbs raise WrongTwin under a running event loop.
+    headroom: the share of what may pass at once that a priority leaves to those above it, such as {"sheddable": 0.5,
+        "default": 0.1}, each in [0, 1). Default None = all priorities are alike.
+    observe: only count and tell what it would have refused. Default False.
+    mode: "exact" asks the store for each decision (default); "lease" fetches units in advance, "auto" does so for busy keys.
+    outage: what decides while the store does not answer: "local" a share of the limit in this process (default), "open" lets
+        pass, "closed" refuses. budget: seconds that one decision may wait for the store, > 0. Default 0.025.
+    replicas: how many processes share the limit, >= 1. Default None = those that asked the store within the last 10 s.
     initial: what a key may spend at once when the limiter is made: "full" (default), "empty", or a whole number up to the
         burst. Keys that come later find what would have filled up since.
     queue: how many callers may wait per key, >= 0. Default 1000. They are served in order of arrival, threads and tasks
@@ -87,6 +111,14 @@ class RateLimiter(Guarding[LimiterState]):
     told_as = "limiter"
     error = RateLimited
 
+    def __new__(cls, spec: Any = None, **options: Any) -> RateLimiter:
+        """A limiter in memory, or the one that processes share when it needs a store or one of its options."""
+        if cls is RateLimiter and is_shared(spec, options):
+            module, _, name = SHARED.partition(":")
+            kind: type[RateLimiter] = getattr(import_module(module), name)
+            return object.__new__(kind)
+        return object.__new__(cls)
+
     def __init__(
         self,
         spec: Spec,
@@ -96,14 +128,21 @@ class RateLimiter(Guarding[LimiterState]):
         cost: int | Callable[..., int] = 1,
         wait: float | str | None = 0,
         max_keys: int = 100_000,
-        store: str | None = None,
+        store: Any = None,
         clock: Clock | None = None,
         name: str | None = None,
         initial: Initial = "full",
         queue: int = 1000,
         penalise: bool = False,
+        headroom: dict[str, float] | None = None,
+        observe: bool = False,
+        mode: Mode = "exact",
+        outage: Outage = "local",
+        budget: float | str = 0.025,
+        replicas: int | None = None,
     ) -> None:
-        _refuse_store(store)
+        refuse_store(store)
+        units.seconds("budget", budget)
         self.rule = RateLimitRule(
             limits=spec,  # type: ignore[arg-type]  # the rule reads text and lists
             algorithm=algorithm,
@@ -114,11 +153,16 @@ class RateLimiter(Guarding[LimiterState]):
         )
         self.wait = math.inf if wait is None else units.seconds("wait", wait, zero=True)
         self.may_wait = self.wait > 0 and queue > 0
-        self._key = _read_key(key)
+        self._key = read_key(key)
         self._cost = cost if callable(cost) else units.whole("cost", cost, least=0)
         if self._key is not None or callable(cost):
             self.why_no_block = "a block has no arguments to take a key or a cost from; use reserve() or acquire()"
         super().__init__(self.rule, name=name, clock=clock)
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether every call spends one unit of one bucket for all: no key, no other cost, no pause that the callee asks for."""
+        return self._key is None and self._cost == 1 and not self.rule.obeys_hints
 
     # --- asking directly
 
@@ -157,6 +201,10 @@ class RateLimiter(Guarding[LimiterState]):
         decision: Decision = self._ask(self.rule.peek, key, cost)
         return decision
 
+    async def apeek(self, key: Hashable = UNKEYED, cost: int = 1) -> Decision:
+        """As `peek`, for async code."""
+        return self.peek(key, cost)
+
     def acquire(self, key: Hashable = UNKEYED, cost: int = 1, timeout: float | str | None = None) -> None:
         """Wait for the turn, in order of arrival, and spend `cost`.
 
@@ -188,7 +236,7 @@ class RateLimiter(Guarding[LimiterState]):
         Entering waits as long as the limiter's own `wait` says. Raises RateLimited there; WrongTwin for a `with` that may
         wait under a running event loop.
         """
-        return Reservation(self, _checked_key(key), units.whole("cost", cost, least=0))
+        return Reservation(self, checked_key(key), units.whole("cost", cost, least=0))
 
     def areserve(self, key: Hashable = UNKEYED, cost: int = 1) -> Reservation:
         """As `reserve`, for `async with`."""
@@ -196,14 +244,20 @@ class RateLimiter(Guarding[LimiterState]):
 
     def reset(self, key: Hashable = UNKEYED) -> None:
         """Let the key begin anew, as if the limiter had been made now."""
-        self.cell.apply(self.rule.reset, self.clock.monotonic(), _checked_key(key))
+        self.cell.apply(self.rule.reset, self.clock.monotonic(), checked_key(key))
+
+    async def areset(self, key: Hashable = UNKEYED) -> None:
+        """As `reset`, for async code."""
+        self.reset(key)
+
+    async def apenalise(self, key: Hashable, seconds: float | str) -> None:
+        """As `penalise`, for async code."""
+        self.penalise(key, seconds)
 
     def penalise(self, key: Hashable, seconds: float | str) -> None:
         """Let the key pass nothing for so many seconds, > 0; then it begins with one unit and fills as ever."""
-        length = units.seconds("seconds", seconds)
-        if length > LONGEST_PENALTY:
-            raise ValueError(f"seconds must be at most {LONGEST_PENALTY:g}; got {seconds!r}")
-        self.cell.apply(self.rule.penalise, self.clock.monotonic(), _checked_key(key), length)
+        length = read_penalty(seconds)
+        self.cell.apply(self.rule.penalise, self.clock.monotonic(), checked_key(key), length)
 
     def retune(self, spec: Spec) -> None:
         """Change the limits while it runs. A key that owes three calls owes three calls under the new limit as well.
@@ -247,7 +301,7 @@ class RateLimiter(Guarding[LimiterState]):
 
     def admit(self, run: Run, now: float) -> Any:
         """Ask the rule; a waiter gives up at the end of its wait or at its deadline, whichever is first."""
-        key = UNKEYED if self._key is None else _checked_key(run.argument(self._key))
+        key = UNKEYED if self._key is None else checked_key(run.argument(self._key))
         cost = self._cost if isinstance(self._cost, int) else units.whole("cost", run.argument(self._cost), least=0)
         until = now + self.wait
         if run.deadline is not None:
@@ -271,7 +325,7 @@ class RateLimiter(Guarding[LimiterState]):
 
     def _take(self, key: Hashable, cost: int) -> bool:
         if key.__class__ is not str:
-            _checked_key(key)
+            checked_key(key)
         if cost != 1:
             units.whole("cost", cost, least=0)
         if SWITCH.off:
@@ -285,7 +339,7 @@ class RateLimiter(Guarding[LimiterState]):
         return taken
 
     def _ask(self, verb: Callable[..., Decision], key: Hashable, cost: int) -> Any:
-        _checked_key(key)
+        checked_key(key)
         units.whole("cost", cost, least=0)
         verb = self.rule.peek if SWITCH.off else verb
         decision = self.cell.apply(verb, self.clock.monotonic(), key, cost)
@@ -297,7 +351,7 @@ class RateLimiter(Guarding[LimiterState]):
         """Pass, or stand in the queue until `timeout` is over or the context's deadline passes. Raises RateLimited."""
         now = port.now()
         until = math.inf if timeout is None else now + timeout
-        deadline = VARIABLE.get().deadline
+        deadline = deadline_at()
         if deadline is not None:
             until = min(until, deadline)
         answer = self.cell.apply(self.rule.admit, now, key, cost, until)
@@ -330,28 +384,5 @@ def _owes_nothing(state: LimiterState, at: int) -> bool:
     return state.waiting == 0 and drained(state.value(UNKEYED)) and all(map(drained, state.table.values.values()))
 
 
-def _checked_key(key: Hashable) -> Hashable:
-    """A key that is equal to its like. Raises TypeError for one that would give every object a limit of its own."""
-    if key.__class__ is str:
-        return key
-    own = type(key).__hash__
-    if key is None or own is None or own is object.__hash__:
-        raise TypeError(
-            "key must be text, or another hashable value that equals its like, such as a number or a tuple of texts; "
-            f"got {key!r}; give key= a function of the arguments that returns one"
-        )
-    return key
-
-
-def _read_key(key: object) -> Any:
-    if key is None or callable(key) or (isinstance(key, str) and key):
-        return key
-    raise TypeError(f"key must be an argument's name or a function of the arguments, or None; got {key!r}")
-
-
-def _refuse_store(store: object) -> None:
-    if store is not None and store != "memory:":
-        raise ValueError(
-            f'store must be None or "memory:", which keep the counts in this process; got {store!r}, '
-            "and stores that processes share come with the shared store, which this release does not have yet"
-        )
+_WHOLE = signature(RateLimiter.__init__)
+RateLimiter.__signature__ = _WHOLE.replace(parameters=[*_WHOLE.parameters.values()][1:])  # type: ignore[attr-defined]

@@ -11,6 +11,7 @@ PLACES: Final[tuple[tuple[str, str], ...]] = (
     ("fallback", "outermost: it answers for everything inside"),
     ("cache", "outside all that calls: an answer in memory costs nobody anything"),
     ("total timeout", "outside Retry: it bounds the whole call, waits included"),
+    ("admission_control", "at the door of a server, outside the limits whose queues it watches"),
     ("retry", "outside everything that refuses, so that each attempt is asked for anew"),
     ("hedge", "inside Retry: the copies are one attempt"),
     ("keyed", "where its circuit breaker would stand"),
@@ -55,7 +56,8 @@ def reasons(policies: tuple[Policy, ...]) -> str:
 
 
 def _total_of(timeouts: list[Timeout]) -> Timeout | None:
-    """Of two timeouts the longer one is the total."""
+    """Of two timeouts the longer one is the total; beside one that adapts, which is an attempt's, the other one is."""
     if len(timeouts) != 2:
         return None
-    return max(timeouts, key=lambda timeout: timeout.seconds)
+    plain = [timeout for timeout in timeouts if timeout.kind == Timeout.kind]
+    return max(plain, key=lambda timeout: timeout.seconds, default=None)

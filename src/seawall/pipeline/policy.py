@@ -28,6 +28,12 @@ class Policy(Verbs):
     kind: ClassVar[str] = "policy"
     may_wait: bool = False
     """Whether a sync call through it may have to wait, which a running event loop must not."""
+    is_shared: bool = False
+    """Whether other processes count with it, so that its limit is one limit for all of them."""
+    acts_while_observing: bool = False
+    """Whether it goes on in a pipeline that observes, because it refuses, holds up and cuts nothing: it adds to the call."""
+    stands_for: Policy | None = None
+    """The policy that stands in the pipeline in its place: one of a keyed family is made by it."""
     why_no_block: str | None = None
     """Why it cannot guard a permit block, or None when it can."""
 

@@ -10,8 +10,8 @@ from seawall.core import units
 from seawall.core.runtime import refuse_under_loop
 from seawall.pipeline import guard_sync
 from seawall.pipeline.switch import SWITCH
-from seawall.policies.limiter_state import Grant, Turn
-from seawall.policies.verdict import Rejection
+from seawall.policies.limiter_state import Grant
+from seawall.policies.verdict import Rejection, Ticket
 
 if TYPE_CHECKING:
     from seawall.pipeline.limiter import RateLimiter
@@ -93,7 +93,7 @@ class Waiter:
         self._limiter = limiter
         self._key = key
         self.port = port
-        self.ticket: Turn | None = answer if isinstance(answer, Turn) else None
+        self.ticket: Any = answer if isinstance(answer, Ticket) else None
         self.grant: Grant | None = None if self.ticket is not None else answer
 
     def pending(self) -> float | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import warnings
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextvars import Token
 from dataclasses import dataclass, replace
@@ -14,7 +13,9 @@ from typing import Any, Final, Literal
 from seawall.core import units
 from seawall.core.clock import Clock
 from seawall.core.context import VARIABLE, Context
-from seawall.core.errors import NestedRetryWarning, Rejected, TimedOut
+from seawall.core.errors import Rejected, TimedOut
+from seawall.core.findings import Finding, tell
+from seawall.core.nesting import outer_retry
 from seawall.core.outcome import Kind, Repeat, Verdict, hint
 from seawall.core.runtime import refuse_under_loop
 from seawall.pipeline import guard_sync
@@ -73,6 +74,7 @@ class Retry(Policy):
     """
 
     kind = "retry"
+    acts_while_observing = True
     why_no_block = "Retry repeats the call, and a block cannot be repeated; use `for attempt in retry.attempts()`"
 
     def __init__(
@@ -98,7 +100,7 @@ class Retry(Policy):
         self.on = on
         self.nested = units.one_of("nested", nested, ("warn", "yield", "allow"))
         self.made_at = _caller()
-        self._types, self._predicate = _read_on(on)
+        self.types, self._predicate = _read_on(on)
         self.may_wait = attempts > 1
         self.retried = 0
         self.gave_up = 0
@@ -131,12 +133,9 @@ class Retry(Policy):
         if not self._warned:
             self._warned = True
             self.emit("retry.nested", outer=outer, inner=self.made_at)
-            warnings.warn(
-                f"SW010: the Retry made at {self.made_at} runs inside the one made at {outer}: their attempts multiply. "
-                'Retry at one layer only, or say nested="yield" or nested="allow" on the inner one',
-                NestedRetryWarning,
-                stacklevel=2,
-            )
+            reason = f"the Retry made at {self.made_at} runs inside the one made at {outer}: their attempts multiply."
+            fix = 'retry at one layer only, or say nested="yield" or nested="allow" on the inner one.'
+            tell(Finding("SW010", "warning", self.name, reason, fix), self.clock.monotonic())
         return self.rule.attempts
 
     def snapshot(self) -> RetrySnapshot:
@@ -157,11 +156,16 @@ class Retry(Policy):
         self.retried = self.gave_up = 0
         self._warned = False
 
+    @property
+    def judges_results(self) -> bool:
+        """Whether a predicate of its own looks at results, or the classifier may; types look at errors alone."""
+        return self._predicate is not None
+
     def worth(self, error: Exception, run: Run) -> Verdict | None:
         """The verdict of an error that is worth another try, or None."""
         verdict = run.classifier.error(error)
-        if self._types is not None:
-            return verdict if isinstance(error, self._types) and self._named(error) else None
+        if self.types is not None:
+            return verdict if isinstance(error, self.types) and self._named(error) else None
         if self._predicate is not None:
             return verdict if not _ours(error) and self._predicate(error) else None
         return verdict if may_repeat(verdict, run) else None
@@ -170,7 +174,7 @@ class Retry(Policy):
         """The verdict of a result that is worth another try, or None."""
         if self._predicate is not None:
             return Verdict(Kind.ERROR, hint(value)) if self._predicate(value) else None
-        if self._types is None and run.classifier.judges_results:
+        if self.types is None and run.classifier.judges_results:
             verdict = run.classifier.result(value)
             return verdict if may_repeat(verdict, run) else None
         return None
@@ -180,16 +184,16 @@ class Retry(Policy):
         if not _ours(error):
             return True
         family = Rejected if isinstance(error, Rejected) else TimedOut
-        return any(isinstance(error, kind) and issubclass(kind, family) for kind in self._types or ())
+        return any(isinstance(error, kind) and issubclass(kind, family) for kind in self.types or ())
 
 
 class Course:
     """One call on its way through its attempts. `pause` is the wait before the next one."""
 
     __slots__ = (
-        "_began",
         "_counted",
         "_ended_well",
+        "_in_loop",
         "_paid",
         "_previous",
         "_token",
@@ -201,7 +205,7 @@ class Course:
         "run",
     )
 
-    def __init__(self, policy: Retry, run: Run, *, in_loop: bool = False) -> None:
+    def __init__(self, policy: Retry, run: Run, *, in_loop: bool = False, counted: bool = False) -> None:
         self.policy = policy
         self.run = run
         self.number = 1
@@ -209,14 +213,11 @@ class Course:
         self.failed = False
         self._paid = 0.0
         self._ended_well = False
-        self._counted = run.enters(policy.budget)
+        self._counted = None if counted else run.enters(policy.budget)
         self._previous: float | None = None
-        self._began = run.port.now()
+        self._in_loop = in_loop
         self._token: Token[Context] | None = None
-        context = VARIABLE.get()
-        self.most = policy.attempts_inside(context.retry)
-        if not in_loop:  # a loop's body is the caller's own code: its context is not ours to change
-            self._token = VARIABLE.set(replace(context, attempt=1, depth=context.depth + 1, retry=policy.made_at))
+        self.most = policy.rule.attempts
 
     def again(self, error: Exception) -> bool:
         """Whether to try again after `error`; if so, `pause` is set and the budget is charged."""
@@ -228,8 +229,7 @@ class Course:
             return True
         self.policy.gave_up += 1
         self.policy.emit("retry.gave_up", attempts=self.number, reason=refused, error=error)
-        took = self.run.port.now() - self._began
-        error.add_note(f"{self.policy.name}: {refused}; {self.number} attempts made in {took:.3g} s")
+        error.add_note(f"{self.policy.name}: {refused}; {self.number} attempts made")
         return False
 
     def unwanted(self, value: Any) -> bool:
@@ -253,8 +253,7 @@ class Course:
         self.number += 1
         self.failed = False
         self.run.attempt = self.number
-        if self._token is not None:
-            VARIABLE.set(replace(VARIABLE.get(), attempt=self.number))
+        self._hand_on()
 
     def end(self) -> None:
         """The call is over; the context is as it was, and the budget knows."""
@@ -268,9 +267,22 @@ class Course:
         """The next turn of a loop."""
         return Attempt(self)
 
+    def _hand_on(self) -> None:
+        """Tell what runs inside which attempt it is in. The first one tells nothing: setting a context costs each call."""
+        if self._in_loop:  # a loop's body is the caller's own code: its context is not ours to change
+            return
+        context = VARIABLE.get()
+        if self._token is not None:
+            VARIABLE.set(replace(context, attempt=self.number))
+        else:
+            inside = replace(context, attempt=self.number, depth=context.depth + 1, retry=self.policy.made_at)
+            self._token = VARIABLE.set(inside)
+
     def _schedule(self, verdict: Verdict, error: Exception | None) -> str | None:
         """Charge for and prepare another attempt; or say why there is none."""
         policy, rule, port = self.policy, self.policy.rule, self.run.port
+        if self.number == 1:
+            self.most = policy.attempts_inside(VARIABLE.get().retry or outer_retry(policy))
         if self.number >= self.most:
             return "no attempts left"
         pause = rule.wait(self.number, port.random(), self._previous, verdict.retry_after)
@@ -310,6 +322,8 @@ class Attempts:
 
     def _course(self, port: Any) -> Course:
         run = Run(self._policy.whole, port, _block)
+        if run.deadline is not None and port.now() >= run.deadline:
+            raise TimedOut(f"{self._policy.name}: the deadline passed before the first attempt", policy="deadline", started=False)
         return Course(self._policy, run, in_loop=True)
 
 

@@ -6,15 +6,15 @@ import copy
 import inspect
 from collections.abc import Callable, Coroutine
 from contextvars import Token
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 from types import AsyncGeneratorType, GeneratorType
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
-from seawall.core.context import VARIABLE, Context
+from seawall.core.context import KEY, Armed, deadline_at
 from seawall.core.errors import Misplaced, TimedOut, WrongTwin
 from seawall.core.outcome import Classifier, Outcome
-from seawall.core.runtime import Mark
+from seawall.core.runtime import HIT, MARK, Mark
 
 if TYPE_CHECKING:
     from seawall.pipeline.ending import Ending
@@ -38,21 +38,22 @@ UNMARKED: Final = Identity()
 
 
 class Run:
-    """One call. `deadline` is the nearest moment at which it must be done, `limit` and `owner` say whose that is."""
+    """One call. `deadline` is the nearest moment at which it must be done; `armed` is the limit of this very call that is nearest
+    around the layer that looks, or None."""
 
     __slots__ = (
         "args",
+        "armed",
         "attempt",
         "budgets",
         "classifier",
         "deadline",
+        "drills",
         "fn",
         "held",
         "identity",
         "key",
         "kwargs",
-        "limit",
-        "owner",
         "pipeline",
         "port",
         "sent",
@@ -80,9 +81,8 @@ class Run:
         self.args = args
         self.kwargs = kwargs if kwargs is not None else {}
         self.identity = identity
-        self.deadline = VARIABLE.get().deadline
-        self.owner: object = None
-        self.limit = float("inf")
+        self.deadline = deadline_at()
+        self.armed: Armed | None = None
         self.attempt = 1
         self.budgets: tuple[RetryBudget, ...] = ()
         self.waited = 0.0
@@ -90,50 +90,40 @@ class Run:
         self.held: list[Held] = []
         self.source: Any = None
         self.sent: Any = None
-        self.key: str | None = None
-        self.token: Token[Context] | None = None
+        self.key: str | list[Any] | None = None
+        self.token: Token[Any] | None = None
         self.started = 0.0
+        self.drills: dict[Any, Any] | None = None
 
     # --- the beginning and the end of the call
 
     def open(self) -> None:
-        """Give the call its identity, tell that it begins, and refuse it when its deadline has passed."""
+        """Give the call its identity, and refuse it when its deadline has passed."""
         self.started = self.port.now()
         if self.deadline is not None and self.started >= self.deadline:
             raise TimedOut(f"{self.pipeline.name}: the deadline passed before the call began", policy="deadline", started=False)
         if self.identity is not UNMARKED:
-            self.key = self._key()
+            self.key = key_of(self.identity, self.pipeline, self.args, self.kwargs)
             self.enter()
-        self.pipeline.tell("call.started")
 
     def enter(self) -> None:
         """Put the call's key into the context of the code that runs now."""
         if self.key is not None:
-            self.token = VARIABLE.set(replace(VARIABLE.get(), key=self.key))
+            self.token = KEY.set(self.key)
 
     def succeeded(self) -> None:
         """Tell that the call has its result."""
-        self.pipeline.tell("call.ended", outcome="success", took=self.port.now() - self.started)
+        self.pipeline.tell_success(self.started)
 
     def failed(self, error: BaseException) -> None:
         """Tell that the call leaves with an error."""
-        if self.pipeline.heard:
-            kind = self.classifier.error(error).kind.value
-            self.pipeline.tell("call.ended", outcome=kind, error=error, took=self.port.now() - self.started)
+        self.pipeline.tell_failure(error, self.started)
 
     def close(self) -> None:
         """Take the identity off the context again."""
         if self.token is not None:
             token, self.token = self.token, None
-            VARIABLE.reset(token)
-
-    def _key(self) -> str:
-        if self.identity.key is None:
-            return f"{self.pipeline.clock.random.getrandbits(128):032x}"
-        key = self.identity.key(*self.args, **self.kwargs)
-        if not isinstance(key, str) or not key:
-            raise TypeError(f"idempotency_key must return a text that is not empty; got {key!r}")
-        return key
+            KEY.reset(token)
 
     # --- what layers ask
 
@@ -161,15 +151,14 @@ class Run:
     def cut(self, error: BaseException, took: float) -> Outcome | None:
         """What being cut by an outer limit says of the callee: FAILURE if the attempt had at least half of the limit and
         the limit is of this pipeline, else IGNORED; None when it was no such cut."""
-        for mark in error.args:
-            if isinstance(mark, Mark):
-                return self._weigh(mark.owner, mark.limit, took)
-        if isinstance(error, TimeoutError) and self.deadline is not None and self.port.now() >= self.deadline:
-            return self._weigh(self.owner, self.limit, took)
-        return None
-
-    def _weigh(self, owner: object, limit: float, took: float) -> Outcome:
-        fair = owner is self.pipeline and took >= limit / 2
+        armed = self.armed
+        if any(isinstance(mark, Mark) for mark in error.args):
+            ours = armed is not None and armed[HIT]  # else it was a limit of some call around this one
+        elif isinstance(error, TimeoutError) and self.deadline is not None and self.port.now() >= self.deadline:
+            ours = armed is not None
+        else:
+            return None
+        fair = ours and armed is not None and took >= armed[MARK].limit / 2
         return Outcome.FAILURE if fair else Outcome.IGNORED
 
     def settle(self, held: Held) -> None:
@@ -190,7 +179,7 @@ class Run:
     def branch(self) -> SyncRun:
         """A sync copy for a worker thread that may outlive this call, so that the two never write the same fields."""
         other = SyncRun(self.pipeline, self.pipeline.clock.threads, self.fn, self.args, self.kwargs, self.identity)
-        other.deadline, other.owner, other.limit = self.deadline, self.owner, self.limit
+        other.deadline, other.armed = self.deadline, self.armed
         other.attempt, other.waited, other.key = self.attempt, self.waited, self.key
         return other
 
@@ -202,7 +191,7 @@ class SyncRun(Run):
 
     def finish(self, value: Any) -> Any:
         """Hand the callee's result on, unless it is something that would run unguarded after we return."""
-        if isinstance(value, _WOULD_RUN_LATER) or hasattr(type(value), "__await__"):
+        if would_run_later(value):
             refuse_late_work(self.pipeline.name, value)
         return value
 
@@ -219,10 +208,7 @@ class AsyncRun(Run):
     async def finish(self, value: Any) -> Any:
         """Await what the callee returned. Raises WrongTwin when that is no awaitable."""
         if not hasattr(type(value), "__await__"):
-            raise WrongTwin(
-                f"{self.pipeline.name}: {self.fn!r} returned {type(value).__name__}, which cannot be awaited; "
-                "use `call` for plain functions"
-            )
+            refuse_no_work(self.pipeline.name, self.fn, value)
         return await value
 
     async def answer(self, value: Any) -> Any:
@@ -231,6 +217,18 @@ class AsyncRun(Run):
 
 
 _WOULD_RUN_LATER: Final = (GeneratorType, AsyncGeneratorType)
+
+
+def would_run_later(value: Any) -> bool:
+    """Whether a plain function's result is work that has not happened yet."""
+    return isinstance(value, _WOULD_RUN_LATER) or hasattr(type(value), "__await__")
+
+
+def refuse_no_work(name: str, function: Any, value: Any) -> None:
+    """Raise for the result of an async call that cannot be awaited."""
+    raise WrongTwin(
+        f"{name}: {function!r} returned {type(value).__name__}, which cannot be awaited; use `call` for plain functions"
+    )
 
 
 def refuse_late_work(name: str, value: Any) -> None:
@@ -245,6 +243,19 @@ def refuse_late_work(name: str, value: Any) -> None:
         f"{name}: the function returned an awaitable, which would run unguarded; "
         "use `await acall(...)`, or decorate an `async def` function"
     )
+
+
+def key_of(identity: Identity, pipeline: Pipeline, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str | list[Any]:
+    """The key of a call: what the user's function makes of its arguments, or a source that one is drawn from on demand.
+
+    Raises TypeError when that function returns no text.
+    """
+    if identity.key is None:
+        return [pipeline.clock.random]
+    key = identity.key(*args, **kwargs)
+    if not isinstance(key, str) or not key:
+        raise TypeError(f"idempotency_key must return a text that is not empty; got {key!r}")
+    return key
 
 
 @lru_cache(maxsize=1024)

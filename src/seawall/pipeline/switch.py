@@ -2,14 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 
 class Switch:
-    """Whether policies act. Read once per call."""
+    """Whether policies act. Read once per call by the plain guards; compiled code is told when it changes."""
 
-    __slots__ = ("off",)
+    __slots__ = ("_changed", "_off")
 
     def __init__(self) -> None:
-        self.off = False
+        self._off = False
+        self._changed: list[Callable[[], object]] = []
+
+    @property
+    def off(self) -> bool:
+        """Whether policies pass every call through."""
+        return self._off
+
+    @off.setter
+    def off(self, off: bool) -> None:
+        self._off = off
+        for callback in self._changed:
+            callback()
+
+    def on_change(self, callback: Callable[[], object]) -> None:
+        """Call `callback` whenever it is switched."""
+        self._changed.append(callback)
 
 
 SWITCH = Switch()

@@ -10,12 +10,11 @@ import contextvars
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from functools import partial
 from typing import Any, Final
 
 from seawall.core.clock import Clock
-from seawall.core.context import VARIABLE
+from seawall.core.context import DEADLINE
 from seawall.core.errors import Overloaded, TimedOut
 from seawall.pipeline.bulkhead import Bulkhead
 from seawall.pipeline.ending import Ending
@@ -57,7 +56,7 @@ class Worker(Ending):
     def _work(self) -> None:
         try:
             if self.until < float("inf"):
-                VARIABLE.set(replace(VARIABLE.get(), deadline=self.until))
+                DEADLINE.set(self.until)
             self._value = self._inner(self._branch)
         except BaseException as error:
             self._error = error
@@ -95,15 +94,41 @@ class Worker(Ending):
             run.workers.append(self)
 
 
+class InPlace:
+    """What stands for a worker where a timeout only observes: the call runs where it is, and is watched."""
+
+    def __init__(self, timeout: Timeout, inner: Layer, run: Run) -> None:
+        self._timeout, self._inner, self._run = timeout, inner, run
+
+    def watch(self, port: Any) -> None:
+        """There is nobody to wait for."""
+
+    def pending(self) -> None:
+        """There is nothing to wait for."""
+
+    def result(self) -> Any:
+        """Run what is inside."""
+        spell = self._timeout.begin(self._run, self._timeout.seconds)
+        try:
+            return self._inner(self._run)
+        finally:
+            spell.end()
+
+    def abandon(self, run: Run) -> None:
+        """It has ended."""
+
+
 class ThreadTimeout:
     """The part of `Timeout(sync="thread")` that starts and gives up workers."""
 
     def __init__(self, timeout: Timeout) -> None:
         self._timeout = timeout
 
-    def start(self, inner: Layer, run: Run) -> Worker:
+    def start(self, inner: Layer, run: Run) -> Worker | InPlace:
         """Run what is inside on a new thread. Raises Overloaded when too many were left running."""
         timeout = self._timeout
+        if run.pipeline.only_observes(timeout):
+            return InPlace(timeout, inner, run)
         if timeout.abandoned >= ABANDONED_MAX:
             raise Overloaded(
                 f"{timeout.name} has {ABANDONED_MAX} worker threads that still run after their time",
@@ -133,6 +158,7 @@ class ThreadBulkhead(Bulkhead):
     """
 
     kind = "thread_bulkhead"
+    acts_while_observing = True  # its calls run on other threads all the same
     why_no_block = "a block cannot be moved to a thread pool"
 
     def __init__(self, workers: int, *, queue: int = 0, name: str | None = None, clock: Clock | None = None) -> None:
@@ -147,9 +173,12 @@ class ThreadBulkhead(Bulkhead):
         return super().layer(twins, partial(twins.hop, self, inner))
 
     def start(self, inner: Layer, run: Run) -> Worker:
-        """Hand one call to the pool; the seat it holds is a free thread."""
+        """Hand one call to the pool; the seat it holds is a free thread. Where it only observes, each call has its own."""
         worker = Worker(inner, run, None, self._give_up)
-        self._executor().submit(worker.carried())
+        if run.pipeline.only_observes(self):
+            run.pipeline.clock.threads.spawn(worker.carried())
+        else:
+            self._executor().submit(worker.carried())
         return worker
 
     def reopen(self) -> None:

@@ -10,6 +10,7 @@ from seawall.core.errors import Overloaded
 from seawall.core.outcome import Kind, Outcome, Verdict
 from seawall.pipeline.guarding import Guarding
 from seawall.pipeline.held import Held
+from seawall.pipeline.policy import Policy
 from seawall.pipeline.run import Run
 from seawall.policies.throttle import ThrottleRule, ThrottleState
 
@@ -71,6 +72,15 @@ class Throttle(Guarding[ThrottleState]):
     def snapshot(self) -> ThrottleSnapshot:
         """What it holds now."""
         return self.cell.apply(self._read, self.clock.monotonic())
+
+    def take_over(self, old: Policy) -> None:
+        """Keep what the window holds, whatever its length."""
+        super().take_over(old)
+        assert isinstance(old, Throttle)
+        before = old.rule.window
+        self.cell, old.rule = old.cell.handed_to(self, self.rule), self.rule
+        self.cell.apply(self.rule.retune, before)
+        self.rejected = old.rejected
 
     def _read(self, state: ThrottleState, now: float) -> ThrottleSnapshot:
         share = self.rule.share(state, now)

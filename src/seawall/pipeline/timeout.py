@@ -9,16 +9,18 @@ from typing import Any, Literal
 
 from seawall.core import units
 from seawall.core.clock import Clock
-from seawall.core.context import VARIABLE, Context
+from seawall.core.context import DEADLINE, VARIABLE, Armed, Context
 from seawall.core.errors import TimedOut
-from seawall.core.runtime import Mark
 from seawall.pipeline.policy import Layer, Policy
 from seawall.pipeline.run import Run
 
 
 @dataclass(frozen=True, slots=True)
 class TimeoutSnapshot:
-    """One timeout at one moment. expired: calls it cut since it was made; abandoned: worker threads that still run."""
+    """One timeout at one moment.
+
+    expired: calls it cut, or would have while observing, since it was made; abandoned: worker threads that still run.
+    """
 
     kind: str
     name: str
@@ -83,7 +85,16 @@ class Timeout(Policy):
 
     def spell(self, run: Run) -> Spell:
         """Begin one limit."""
-        return Spell(self, run, self.first_item if run.streaming else self.seconds)
+        return self.begin(run, self.first_item if run.streaming else self.seconds)
+
+    def begin(self, run: Run, limit: float) -> Spell:
+        """A limit of so many seconds, or, where it only observes, a look at whether it would be kept."""
+        return (Watch if run.pipeline.only_observes(self) else Spell)(self, run, limit)
+
+    def would_expire(self, run: Run, limit: float) -> None:
+        """Count and tell that a call would have been cut."""
+        self.expired += 1
+        self.emit("timeout.would_expire", limit=limit, pipeline=run.pipeline.name)
 
     def enter(self, run: Run) -> Spell:
         """Begin the limit of a permit block."""
@@ -98,6 +109,12 @@ class Timeout(Policy):
     def snapshot(self) -> TimeoutSnapshot:
         """What it holds now."""
         return TimeoutSnapshot(self.kind, self.name, self.seconds, self.expired, self.abandoned)
+
+    def take_over(self, old: Policy) -> None:
+        """Keep the counts."""
+        super().take_over(old)
+        assert isinstance(old, Timeout)
+        self.expired = old.expired
 
     def restart(self) -> None:
         """Forget what was counted."""
@@ -118,46 +135,45 @@ class Spell:
     It also stands in a permit block, where `ticket` is always None.
     """
 
-    __slots__ = ("_before", "_limit", "_mark", "_run", "_timeout", "_timer", "_token")
+    __slots__ = ("_armed", "_before", "_limit", "_parts", "_run", "_timeout", "_timer", "_token")
     ticket = None
 
     def __init__(self, timeout: Timeout, run: Run, limit: float) -> None:
         self._timeout = timeout
         self._run = run
         self._limit = limit
-        self._before = (run.deadline, run.owner, run.limit)
-        self._mark: Mark | None = None
-        self._token: Token[Context] | None = None
+        self._before = (run.deadline, run.armed)
+        self._armed: Armed | None = None
+        self._token: Token[float | Armed | None] | None = None
+        self._parts: Token[Context] | None = None
         now = run.port.now()
         moment = now + limit
         if run.deadline is not None and run.deadline <= now:
             raise TimedOut(f"{run.pipeline.name}: no time is left to begin", policy="deadline", started=False)
         if run.deadline is None or moment < run.deadline:
-            run.deadline, run.owner, run.limit = moment, run.pipeline, limit
             self._timer = run.port.timer(limit)
-            self._mark = self._timer.arm(run.pipeline)
-        self._hand_on(min(moment, run.deadline))
-
-    def _hand_on(self, moment: float) -> None:
-        timeout = self._timeout
-        context = replace(VARIABLE.get(), deadline=moment)
+            self._armed = run.armed = self._timer.arm(run.pipeline)
+            run.deadline = moment
+            self._token = DEADLINE.set(self._armed)
         if timeout.connect is not None or timeout.read is not None:
-            context = replace(context, connect=timeout.connect, read=timeout.read)
-        self._token = VARIABLE.set(context)
+            self._parts = VARIABLE.set(replace(VARIABLE.get(), connect=timeout.connect, read=timeout.read))
 
     def check(self, error: BaseException) -> None:
         """Raise TimedOut when `error` is the cut of this limit; else do nothing."""
-        if self._mark is not None and self._timer.fired(self._mark, error):
+        if self._armed is not None and self._timer.fired(self._armed, error):
             raise self._timeout.expire(self._run, self._limit) from error
 
     def end(self) -> None:
         """The limit is over; deadline and context are as they were."""
-        if self._mark is not None:
-            self._timer.disarm(self._mark)
+        if self._armed is not None:
+            self._timer.disarm(self._armed)
         if self._token is not None:
             token, self._token = self._token, None
-            VARIABLE.reset(token)
-        self._run.deadline, self._run.owner, self._run.limit = self._before
+            DEADLINE.reset(token)
+        if self._parts is not None:
+            parts, self._parts = self._parts, None
+            VARIABLE.reset(parts)
+        self._run.deadline, self._run.armed = self._before
 
     # --- in a permit block
 
@@ -173,6 +189,26 @@ class Spell:
         self.end()
 
 
+class Watch(Spell):
+    """One limit that is only observed: no deadline, no timer; a call that took longer is counted and told of."""
+
+    __slots__ = ("_began",)
+
+    def __init__(self, timeout: Timeout, run: Run, limit: float) -> None:
+        self._timeout = timeout
+        self._run = run
+        self._limit = limit
+        self._began = run.port.now()
+
+    def check(self, error: BaseException) -> None:
+        """It cuts nothing, so no error is its own."""
+
+    def end(self) -> None:
+        """The call is over: look whether the limit would have held."""
+        if self._run.port.now() - self._began > self._limit:
+            self._timeout.would_expire(self._run, self._limit)
+
+
 class _Items:
     """The part of a timeout that limits the further items of a stream."""
 
@@ -180,7 +216,7 @@ class _Items:
         self._timeout = timeout
 
     def spell(self, run: Run) -> Spell:
-        return Spell(self._timeout, run, self._timeout.item)
+        return self._timeout.begin(run, self._timeout.item)
 
 
 class CallerDeadline:
@@ -194,19 +230,21 @@ class CallerDeadline:
 class DeadlineSpell:
     """The caller's deadline while a call runs under it. It is nobody's limit: being cut by it blames no callee."""
 
-    __slots__ = ("_mark", "_run", "_timer")
+    __slots__ = ("_armed", "_run", "_timer", "_token")
 
     def __init__(self, run: Run) -> None:
         self._run = run
         left = max(0.0, (run.deadline or 0.0) - run.port.now())
         self._timer = run.port.timer(left)
-        self._mark: Mark = self._timer.arm(None)
+        self._armed: Armed = self._timer.arm(None)
+        self._token = DEADLINE.set(self._armed)
 
     def check(self, error: BaseException) -> None:
         """Raise TimedOut when `error` is the cut of the deadline."""
-        if self._timer.fired(self._mark, error):
+        if self._timer.fired(self._armed, error):
             raise TimedOut(f"{self._run.pipeline.name}: the caller's deadline passed", policy="deadline") from error
 
     def end(self) -> None:
         """The call is over."""
-        self._timer.disarm(self._mark)
+        self._timer.disarm(self._armed)
+        DEADLINE.reset(self._token)

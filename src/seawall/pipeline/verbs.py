@@ -38,6 +38,9 @@ class Verbs:
 
     def try_call(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Result[T]:
         """As `call`, with the rejection or error as a value. Cancellation and misuse still raise."""
+        refused = self.whole.refusal()
+        if refused is not None:
+            return Result(rejection=refused)
         try:
             return Result(self.call(function, *args, **kwargs))
         except (Misplaced, WrongTwin):
@@ -49,6 +52,9 @@ class Verbs:
 
     async def atry_call(self, function: Callable[P, Awaitable[T]], /, *args: P.args, **kwargs: P.kwargs) -> Result[T]:
         """As `acall`, with the rejection or error as a value. Cancellation and misuse still raise."""
+        refused = self.whole.refusal()
+        if refused is not None:
+            return Result(rejection=refused)
         try:
             return Result(await self.acall(function, *args, **kwargs))
         except (Misplaced, WrongTwin):

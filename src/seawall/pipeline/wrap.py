@@ -56,6 +56,7 @@ def decorate(pipeline: Pipeline, function: Any, identity: Identity) -> Any:
         return classmethod(decorate(pipeline, function.__func__, identity))
     _refuse(function)
     pipeline.take_name(function)
+    pipeline.remember(function, idempotent=identity.idempotent)
     return _wrapper(kind_of(function))(pipeline, function, identity)
 
 
@@ -99,19 +100,47 @@ def _wrapper(kind: str) -> Callable[[Pipeline, Any, Identity], Any]:
 
 
 def _sync(pipeline: Pipeline, function: Any, identity: Identity) -> Any:
+    run = getattr(type(pipeline), "plain_sync", None)  # a pipeline of a file is asked for at each call, since files are reloaded
+
     @functools.wraps(function)
     def guarded(*args: Any, **kwargs: Any) -> Any:
-        return pipeline.run_sync(function, args, kwargs, identity)
+        if run is None:
+            return pipeline.run_sync(function, args, kwargs, identity)
+        return run(pipeline, function, args, kwargs, identity)
 
-    return guarded
+    return _compiled(pipeline, function, identity, guarded, is_async=False) or guarded
 
 
 def _async(pipeline: Pipeline, function: Any, identity: Identity) -> Any:
+    run = getattr(type(pipeline), "plain_async", None)
+
     @functools.wraps(function)
     async def guarded(*args: Any, **kwargs: Any) -> Any:
-        return await pipeline.run_async(function, args, kwargs, identity)
+        if run is None:
+            return await pipeline.run_async(function, args, kwargs, identity)
+        return await run(pipeline, function, args, kwargs, identity)
 
-    return guarded
+    return _compiled(pipeline, function, identity, guarded, is_async=True) or guarded
+
+
+def caller(pipeline: Pipeline, identity: Identity, *, is_async: bool) -> Any:
+    """The compiled guard whose first argument is the function to call; None when nothing is compiled."""
+
+    def plain(function: Any, /, *args: Any, **kwargs: Any) -> Any:
+        return pipeline.plain_sync(function, args, kwargs, identity)
+
+    async def aplain(function: Any, /, *args: Any, **kwargs: Any) -> Any:
+        return await pipeline.plain_async(function, args, kwargs, identity)
+
+    return _compiled(pipeline, None, identity, aplain if is_async else plain, is_async=is_async)
+
+
+def _compiled(pipeline: Pipeline, function: Any, identity: Identity, plain: Any, *, is_async: bool) -> Any:
+    from seawall.pipeline import compiler
+
+    if not compiler.enabled() or not hasattr(type(pipeline), "plain_sync"):
+        return None
+    return compiler.compiled(pipeline, function, identity, is_async=is_async, plain=plain)
 
 
 def _generator(pipeline: Pipeline, function: Any, identity: Identity) -> Any:

@@ -1,22 +1,24 @@
 """The adaptive limit's rule: as many calls at once as the callee serves without queueing, found out from latency.
 
 Permits out = `taken`, granted tickets included; a permit counts once, in its epoch. The limit moves at the end of a
-window of results, never below `least` or above `most`, and not up while it is not in use. Waiters stand in one queue per
-priority. A queue in which even the shortest wait of an interval was long is overloaded (CoDel): those who stood in it for
-long are put out, so that those who come now are served in time.
+window of results, never below `least` or above `most`, and not up while it is not in use. A partition below its own share
+begins even where others have borrowed its places: until those have ended more calls than the limit run, never more than
+`most`. Waiters stand in one queue per priority. A queue in which even the shortest wait of an interval was long is
+overloaded (CoDel): those who stood in it for long are put out, so that those who come now are served in time.
 """
 
 from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 from seawall.core import units
 from seawall.core.outcome import Outcome
 from seawall.policies.limit_algorithms import ALGORITHMS, Algorithm, Window
+from seawall.policies.limit_shares import Accounts, Claim, ShareRule
 from seawall.policies.limit_window import Filling
 from seawall.policies.verdict import Events, Note, Permit, Rejection, Ticket, Wake
 
@@ -29,20 +31,22 @@ TOO_FAST = 1e-4  # seconds: what answers faster has not done the work
 class Slot(Permit):
     """The right to be one of the calls that run. Void once it is settled, or its epoch is over."""
 
-    __slots__ = ("epoch",)
+    __slots__ = ("claim", "epoch")
 
-    def __init__(self, epoch: int) -> None:
+    def __init__(self, epoch: int, claim: Claim | None = None) -> None:
         self.epoch = epoch
+        self.claim = claim
 
 
 class Waiter(Ticket):
     """A place in the queue of its level. `shed` says why it was put out, once it was."""
 
-    __slots__ = ("level", "shed")
+    __slots__ = ("claim", "level", "shed")
 
-    def __init__(self, since: float, until: float, level: int) -> None:
+    def __init__(self, since: float, until: float, level: int, claim: Claim | None = None) -> None:
         super().__init__(since, until)
         self.level = level
+        self.claim = claim
         self.shed: str | None = None
 
 
@@ -50,6 +54,7 @@ class LimitState:
     """One limit: the algorithm's memory, the window that fills, who runs and who waits."""
 
     __slots__ = (
+        "accounts",
         "check_at",
         "epoch",
         "filling",
@@ -64,7 +69,8 @@ class LimitState:
         "windows",
     )
 
-    def __init__(self, limit: float, memory: Any) -> None:
+    def __init__(self, limit: float, memory: Any, accounts: Accounts) -> None:
+        self.accounts = accounts
         self.epoch = 0
         self.taken = 0
         self.shed = 0
@@ -87,9 +93,9 @@ class LimitState:
         """How many calls stand in the queue."""
         return sum(map(len, self.queues))
 
-    def room(self, level: int, most: int) -> bool:
-        """Whether a call of this level may begin now."""
-        return self.taken < max(1, min(most, int(self.limit * SHARES[level] + 1e-9)))
+    def room(self, level: int, most: int) -> int:
+        """How many calls of this level may begin now; 0 or less = none."""
+        return max(1, min(most, int(self.limit * SHARES[level] + 1e-9))) - self.taken
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,6 +113,7 @@ class AdaptiveLimitRule:
     wait: float | None = None
     interval: float = 0.1
     target: float = 0.005
+    shares: ShareRule = field(default_factory=ShareRule)
     moves: Algorithm = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -125,29 +132,36 @@ class AdaptiveLimitRule:
 
     def start(self, now: float) -> LimitState:
         """Nobody runs, nothing learned."""
-        return LimitState(self.initial, self.moves.start())
+        return LimitState(self.initial, self.moves.start(), self.shares.start())
 
     # --- who may run
 
-    def admit(self, state: LimitState, now: float, until: float, priority: str = "default") -> Slot | Waiter | Rejection:
+    def admit(
+        self,
+        state: LimitState,
+        now: float,
+        until: float,
+        priority: str = "default",
+        partition: Hashable = None,
+        tenant: Hashable = None,
+    ) -> Slot | Waiter | Rejection:
         """Begin, or take a place in the queue that is given up at the moment `until`, or be refused."""
         level = LEVELS[priority]
-        ahead = any(state.queues[: level + 1])
-        if not ahead and state.room(level, self.most):
+        claim = self.shares.claim(state.accounts, now, partition, tenant) if self.shares.used else None
+        if self._may_begin(state, now, level, claim):
             if self.queue:
                 self._observe(state, now, 0.0)
-            state.taken += 1
-            return Slot(state.epoch)
+            return self._seat(state, claim)
         full = f"has its limit of {int(state.limit)} calls at once reached"
         if self.queue == 0 or until <= now:
-            return Rejection(full)
+            return self._refuse(state, now, claim, full)
         events: Events = ()
         if state.waiting >= self.queue:
-            events = self._make_room(state, level)
+            events = self._make_room(state, level, claim)
             if not events:
-                return Rejection(f"{full} and its queue of {self.queue} is full")
-        waiter = Waiter(now, until, level)
-        state.queues[level].append(waiter)
+                return self._refuse(state, now, claim, f"{full} and its queue of {self.queue} is full")
+        waiter = Waiter(now, until, level, claim)
+        self._line_up(state, waiter)
         waiter.events = events + self.match(state, now)
         return waiter
 
@@ -160,7 +174,7 @@ class AdaptiveLimitRule:
             return Rejection(ticket.shed)
         if now < ticket.until:
             return ticket.until - now
-        state.queues[ticket.level].remove(ticket)
+        self._step_out(state, ticket)
         return Rejection(f"had no room within {now - ticket.since:.3g} s", events=self.match(state, now))
 
     def settle(
@@ -185,6 +199,8 @@ class AdaptiveLimitRule:
         if dropped or (outcome is Outcome.SUCCESS and took >= TOO_FAST):
             moved = self._learn(state, now, took, dropped)
         state.taken -= 1
+        if permit.claim is not None:
+            self.shares.give(state.accounts, permit.claim)
         return moved + self.match(state, now) if moved or any(state.queues) else ()
 
     def leave(self, state: LimitState, now: float, ticket: Waiter) -> Events:
@@ -193,12 +209,20 @@ class AdaptiveLimitRule:
         if slot is not None:
             return self.settle(state, now, slot, Outcome.IGNORED, 0.0)
         if ticket.shed is None and ticket in state.queues[ticket.level]:
-            state.queues[ticket.level].remove(ticket)
+            self._step_out(state, ticket)
         return self.match(state, now)
 
     def match(self, state: LimitState, now: float) -> Events:
         """Bring room and waiters together, the most important first; those who got a permit or were shed are to be woken."""
         return tuple(self._serve(state, now))
+
+    def retune(self, state: LimitState, now: float, before: AdaptiveLimitRule) -> Events:
+        """Put this rule in the place of `before`: who runs and who waits stays, and so does the limit, within the bounds. What
+        another algorithm had learned says nothing to this one."""
+        if self.algorithm != before.algorithm:
+            state.begin(state.limit, self.moves.start())
+        state.limit = min(float(self.most), max(float(self.least), state.limit))
+        return self.match(state, now)
 
     def restart(self, state: LimitState) -> None:
         """Void every permit and ticket that is out and forget what was learned, in place."""
@@ -208,24 +232,65 @@ class AdaptiveLimitRule:
             for waiter in queue:
                 waiter.shed = "began anew while it waited"
             queue.clear()
+        state.accounts = self.shares.start()
         state.begin(self.initial, self.moves.start())
+
+    def _may_begin(self, state: LimitState, now: float, level: int, claim: Claim | None) -> bool:
+        """Whether a call that has just come may begin, without overtaking anybody."""
+        room = state.room(level, self.most)
+        if claim is None:
+            return room > 0 and not any(state.queues[: level + 1])
+        if state.taken < self.most and self.shares.owns(claim, state.limit * SHARES[level]):
+            return True
+        return room > 0 and not self.shares.withheld(state.accounts, now, claim, state.limit, room)
+
+    def _seat(self, state: LimitState, claim: Claim | None) -> Slot:
+        state.taken += 1
+        if claim is not None:
+            self.shares.take(state.accounts, claim)
+        return Slot(state.epoch, claim)
+
+    def _refuse(self, state: LimitState, now: float, claim: Claim | None, reason: str) -> Rejection:
+        if claim is not None:
+            self.shares.turn_away(state.accounts, now, claim, state.limit)
+        return Rejection(reason)
 
     # --- the queue
 
+    def _line_up(self, state: LimitState, waiter: Waiter) -> None:
+        state.queues[waiter.level].append(waiter)
+        if waiter.claim is not None:
+            self.shares.wait(state.accounts, waiter.claim, 1)
+
+    def _step_out(self, state: LimitState, waiter: Waiter) -> None:
+        state.queues[waiter.level].remove(waiter)
+        if waiter.claim is not None:
+            self.shares.wait(state.accounts, waiter.claim, -1)
+
     def _serve(self, state: LimitState, now: float) -> Iterator[Wake]:
+        while (waiter := self._next(state)) is not None:
+            self._step_out(state, waiter)
+            delay = now - waiter.since
+            self._observe(state, now, delay)
+            if state.overloaded and delay > 2 * self.target:
+                self._put_out(state, waiter, f"is overloaded: shed after {delay:.3g} s in its queue")
+            else:
+                waiter.permit = self._seat(state, waiter.claim)
+            yield Wake(waiter)
+
+    def _next(self, state: LimitState) -> Waiter | None:
+        """Who begins next: a partition below its own share, then the most important, of these the tenant that holds least."""
+        if self.shares.partitions and state.taken < self.most:
+            for level, queue in enumerate(state.queues):
+                owners = [one for one in queue if one.claim and self.shares.owns(one.claim, state.limit * SHARES[level])]
+                if owners:
+                    return min(owners, key=_held)
         for level, queue in enumerate(state.queues):
-            while queue and state.room(level, self.most):
-                waiter = queue.popleft()
-                delay = now - waiter.since
-                self._observe(state, now, delay)
-                if state.overloaded and delay > 2 * self.target:
-                    self._put_out(state, waiter, f"is overloaded: shed after {delay:.3g} s in its queue")
-                else:
-                    state.taken += 1
-                    waiter.permit = Slot(state.epoch)
-                yield Wake(waiter)
-            if queue:
-                return  # who is less important does not overtake
+            if queue:  # who is less important does not overtake
+                if state.room(level, self.most) <= 0:
+                    return None
+                return min(queue, key=_held) if self.shares.fair else queue[0]
+        return None
 
     def _observe(self, state: LimitState, now: float, delay: float) -> None:
         """CoDel: overloaded while the shortest delay of the last interval was above the target."""
@@ -236,14 +301,22 @@ class AdaptiveLimitRule:
         state.check_at = now + self.interval
         state.least_delay = delay
 
-    def _make_room(self, state: LimitState, level: int) -> Events:
-        """Put out the newest waiter of the least important level below `level`, if there is one."""
+    def _make_room(self, state: LimitState, level: int, claim: Claim | None) -> Events:
+        """Put out the newest waiter of the least important level below `level`, or of a tenant that crowds the queue."""
         for queue in reversed(state.queues[level + 1 :]):
             if queue:
-                waiter = queue.pop()
+                waiter = queue[-1]
+                self._step_out(state, waiter)
                 self._put_out(state, waiter, "is overloaded: its place in the queue went to a more important call")
                 return (Wake(waiter),)
-        return ()
+        if claim is None or claim.tenant is None or not state.queues[level]:
+            return ()
+        waiter = max(reversed(state.queues[level]), key=_waiting)
+        if _waiting(waiter) <= claim.tenant.waiting + 1:
+            return ()
+        self._step_out(state, waiter)
+        self._put_out(state, waiter, "is overloaded: its place in the queue went to a tenant with fewer")
+        return (Wake(waiter),)
 
     def _put_out(self, state: LimitState, waiter: Waiter, reason: str) -> None:
         waiter.shed = reason
@@ -273,3 +346,13 @@ class AdaptiveLimitRule:
         if int(state.limit) == int(before):
             return ()
         return (Note("adaptive_limit.moved", {"limit": int(state.limit), "before": int(before), "rtt": state.rtt}),)
+
+
+def _held(waiter: Waiter) -> int:
+    """What the tenant of a waiter holds."""
+    return 0 if waiter.claim is None or waiter.claim.tenant is None else waiter.claim.tenant.taken
+
+
+def _waiting(waiter: Waiter) -> int:
+    """How many calls of a waiter's tenant wait."""
+    return 0 if waiter.claim is None or waiter.claim.tenant is None else waiter.claim.tenant.waiting

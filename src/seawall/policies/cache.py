@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Hashable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from seawall.core import units
@@ -143,12 +143,21 @@ class CacheRule:
         state.weight -= 0 if entry is None else entry.weight
         return ()
 
+    def retune(self, state: CacheState) -> Events:
+        """Hold what is kept to this rule's times and size; flights go on."""
+        for key, entry in state.entries.items():
+            state.entries[key] = replace(entry, ttl=self.ttl if entry.error is None else self.negative_ttl)
+        return self._shrink(state)
+
     def _keep(self, state: CacheState, key: Hashable, entry: Entry) -> Events:
         if self.size_bytes is not None and entry.weight > self.size_bytes:
             return (Note("cache.too_large", {"bytes": entry.weight}),)
         self.forget(state, 0.0, key)
         state.entries[key] = entry
         state.weight += entry.weight
+        return self._shrink(state)
+
+    def _shrink(self, state: CacheState) -> Events:
         while len(state.entries) > self.size or (self.size_bytes is not None and state.weight > self.size_bytes):
             _, old = state.entries.popitem(last=False)
             state.weight -= old.weight

@@ -19,17 +19,7 @@ from seawall.core import units
 from seawall.core.outcome import Outcome
 from seawall.policies.backoff import Backoff
 from seawall.policies.verdict import Events, Note, Permit, Rejection
-from seawall.policies.windows import (
-    FAILED,
-    FORGETFUL,
-    OK,
-    SLOW,
-    SLOW_FAILED,
-    CountWindow,
-    Forgetful,
-    TimeWindow,
-    Window,
-)
+from seawall.policies.windows import FAILED, FORGETFUL, OK, SLOW, SLOW_FAILED, CountWindow, Forgetful, Window, resized, window_of
 
 Phase = Literal["closed", "open", "half_open", "ramping"]
 Mode = Literal["isolated", "disabled", "observing"]
@@ -212,14 +202,22 @@ class BreakerRule:
         self._close(state, now)
         return (Note("breaker.reset"),)
 
+    def doubt(self, state: BreakerState, now: float, epoch: int) -> Events:
+        """Others say that the callee is broken: find out with probes, never open at once. Nothing happens unless the circuit
+        is closed and still in the epoch in which they were asked."""
+        if state.phase != "closed" or state.mode is not None or state.epoch != epoch:
+            return ()
+        state.current = None
+        return self._half_open(state)
+
     def state(self, state: BreakerState) -> State:
         """The word for what the circuit does now."""
         return state.mode or ("half_open" if state.phase == "ramping" else state.phase)
 
     def share(self, state: BreakerState, now: float) -> float:
         """The share of calls that passes now: 1 while closed, growing from a tenth while ramping, 0 while open."""
-        if state.phase == "ramping" and self.ramp is not None:
-            return min(1.0, RAMP_START + (1.0 - RAMP_START) * (now - state.ramp_from) / self.ramp)
+        if state.phase == "ramping":  # under a rule that has no ramp any more, after a reload, it is over
+            return 1.0 if self.ramp is None else min(1.0, RAMP_START + (1.0 - RAMP_START) * (now - state.ramp_from) / self.ramp)
         return float(state.phase == "closed")
 
     # --- half-open
@@ -364,11 +362,15 @@ class BreakerRule:
         state.epoch += 1
         state.rounds = 0
         state.out = []
-        if self.window_calls is not None:
-            state.current = CountWindow(state.epoch, self.window_calls)
-        else:
-            state.current = TimeWindow(state.epoch, self.window, now)
+        state.current = window_of(state.epoch, self.window, self.window_calls, now)
         self._publish(state)
+        return ()
+
+    def retune(self, state: BreakerState, now: float) -> Events:
+        """Give the window this rule's length. What it holds stays, unless it counts in another way."""
+        if state.current is not None:
+            state.current = resized(state.current, self.window, self.window_calls, now)
+            self._publish(state)
         return ()
 
     def _publish(self, state: BreakerState) -> None:

@@ -20,7 +20,8 @@ class Decision:
     allowed: whether it passes (and was spent, unless it was only a look). remaining: whole units left, >= 0.
     retry_after: seconds until the same cost passes if nobody else spends; 0 when allowed, inf when it never can.
     reset_after: seconds until the key is as if nothing had been spent. limit: the limit that says so: of several, the one
-    that asks for the longest wait, or leaves the least.
+    that asks for the longest wait, or leaves the least. level: that limit's level in a hierarchy, else None.
+    degraded: whether it was decided without the store that processes share.
     """
 
     allowed: bool
@@ -28,6 +29,8 @@ class Decision:
     retry_after: float
     reset_after: float
     limit: Limit
+    level: str | None = None
+    degraded: bool = False
 
 
 class Grant(Permit):
@@ -72,9 +75,10 @@ class Pause(float):
 class LimiterState:
     """One limiter. `queue` keeps its identity for life, and so does this object: compiled code binds both.
 
-    tat, interval, tolerance: the bucket of calls without a key, in nanoseconds, when the algorithm is one token bucket; for
-    all others tolerance is -1 and that bucket stands in the table. fresh: the value of keys never seen. overflowing: whether
-    new keys share a bucket. untold: events that the answer of a fast verb could not carry; the next one that can, does.
+    tat, interval, tolerance, slack: the bucket of calls without a key, in nanoseconds, when the algorithm is one token bucket,
+    with slack = tolerance - interval; for all others tolerance is -1 and that bucket stands in the table. fresh: the value of
+    keys never seen. overflowing: whether new keys share a bucket. untold: events that the answer of a fast verb could not carry;
+    the next one that can, does.
     """
 
     __slots__ = (
@@ -84,6 +88,7 @@ class LimiterState:
         "overflowing",
         "queue",
         "queues",
+        "slack",
         "table",
         "tat",
         "tolerance",
@@ -95,6 +100,7 @@ class LimiterState:
         self.queue: deque[Turn] = deque()
         self.interval = 0
         self.tolerance = -1
+        self.slack = -1
         self.meter = meter
         self.fresh: Any = None
         self.queues: dict[Hashable, deque[Turn]] = {}

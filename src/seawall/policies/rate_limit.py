@@ -1,12 +1,14 @@
 """The rate limiter's rule: who may pass now, who waits his turn, who is refused; per key, under any of the algorithms.
 
-HOT: `tat`, `queue` (truth test), `interval`, `tolerance`. A token bucket without keys lives in `tat` alone. Compiled code
-admits a cost of one by a single line that loads, compares and stores without a call in between, if `queue` is empty:
+HOT: `tat`, `queue` (truth test), `interval`, `slack`. A token bucket without keys lives in `tat` alone. Compiled code admits a
+cost of one by a single line that loads, compares and stores without a call in between, if `queue` is empty; a full bucket needs
+no look at its burst, and what is refused leaves the very object that was there:
 
-    state.tat = new if (new := (tat if (tat := state.tat) > at else at) + state.interval) <= at + state.tolerance else tat
+    state.tat = new = at + state.interval if (tat := state.tat) <= at else tat + state.interval if tat <= at + state.slack else
+    tat
 
-and so every write of `tat` here is one such line too: the lock does not protect against the fast path. For all other
-algorithms `tolerance` is below zero, so that the line never admits. `queue` keeps its identity for life.
+and so every write of `tat` here is one such line too: the lock does not protect against the fast path. While other numbers of the
+bucket change, `tat` is put so far ahead that the line admits nothing. `queue` keeps its identity for life.
 
 Waiting: a queue per key, in order of arrival. Nothing is spent for who waits, so who leaves owes nothing and those behind
 move up. The first one sets an alarm for the moment of its turn; whoever looks serves all whose turn has come, in order, and
@@ -28,7 +30,7 @@ from seawall.policies.gcra import Gcra
 from seawall.policies.key_table import GRACE, OVERFLOW, UNKEYED
 from seawall.policies.limiter_state import Decision, Grant, LimiterState, Pause, Turn
 from seawall.policies.limiter_steps import behind, decision, line_up, next_look, scope_of, serve, spend, told, turn_away
-from seawall.policies.meter import NEVER, Meter, Together, nanoseconds, seconds_until
+from seawall.policies.meter import END, NEVER, Meter, Together, nanoseconds, seconds_until
 from seawall.policies.shaper import Shaper
 from seawall.policies.sliding_log import SlidingLog
 from seawall.policies.sliding_window import SlidingWindow
@@ -86,7 +88,7 @@ class RateLimitRule:
     def begin(self, state: LimiterState, now: float) -> Events:
         """Forget everything, in place. Whoever waits is woken and refused."""
         at = nanoseconds(now)
-        state.tolerance = -1
+        state.tolerance, state.tat = -1, END
         standing = [turn for line in (state.queue, *state.queues.values()) for turn in line]
         self.disband(state)
         state.table.clear()
@@ -112,9 +114,10 @@ class RateLimitRule:
 
     def _open_fast_path(self, state: LimiterState, tat: Any) -> None:
         if type(self.meter) is Gcra:
-            state.tat = tat
             state.interval = self.meter.interval
             state.tolerance = self.meter.tolerance
+            state.slack = self.meter.tolerance - self.meter.interval
+            state.tat = tat
 
     # --- passing at once
 
@@ -276,8 +279,8 @@ class RateLimitRule:
         at, old, new = nanoseconds(now), state.meter, self.meter
         if type(old) is not type(new) or _count(old) != _count(new):
             raise ValueError(f"spec must have as many limits as before, {_count(old)}; got {_count(new)}")
-        state.tolerance = -1  # the fast path steps aside until all numbers fit together again
-        tat = new.carry(state.tat, at, old) if isinstance(old, Gcra) else None
+        tat, state.tat = state.tat, END  # the fast path steps aside until all numbers fit together again
+        tat = new.carry(tat, at, old) if isinstance(old, Gcra) else tat
         for key, value in state.table.values.items():
             state.table.values[key] = new.carry(value, at, old)
         state.fresh = new.carry(state.fresh, at, old)

@@ -111,11 +111,21 @@ class TimeWindow(Permit):
         steps = int((now - self.bucket.starts_at) / self.width)
         fresh = Bucket(self.bucket.starts_at + steps * self.width)
         self.ring.append(fresh)
-        while self.ring[0].starts_at <= fresh.starts_at - self.span + self.width / 2:
-            old = self.ring.popleft()
-            self._gone += old.ok + old.slow
+        self._forget(fresh)
         self.bucket = fresh
         self.until = fresh.starts_at + self.width
+
+    def resize(self, span: float) -> None:
+        """Remember for another time from now on; what is older is forgotten, what was counted in wide buckets stays in them."""
+        self.span = span
+        self.width = span / 10
+        self._forget(self.bucket)
+        self.until = self.bucket.starts_at + self.width
+
+    def _forget(self, newest: Bucket) -> None:
+        while self.ring[0].starts_at <= newest.starts_at - self.span + self.width / 2:
+            old = self.ring.popleft()
+            self._gone += old.ok + old.slow
 
     def _successes(self) -> int:
         return self._gone + sum(bucket.ok + bucket.slow for bucket in self.ring)
@@ -141,3 +151,22 @@ class Forgetful(Permit):
 
 FORGETFUL = Forgetful()
 Window = CountWindow | TimeWindow
+
+
+def window_of(epoch: int, span: float, calls: int | None, now: float) -> Window:
+    """An empty window of the last `calls` calls, or of the last `span` seconds when that is None."""
+    return TimeWindow(epoch, span, now) if calls is None else CountWindow(epoch, calls)
+
+
+def resized(window: Window, span: float, calls: int | None, now: float) -> Window:
+    """The window with another length: itself where it can be, so that calls that run now still count; else a new one, with
+    what it held if that counts in the same way."""
+    if isinstance(window, TimeWindow) and calls is None:
+        window.resize(span)
+        return window
+    if isinstance(window, CountWindow) and window.maxlen == calls:
+        return window
+    fresh = window_of(window.epoch, span, calls, now)
+    if isinstance(window, CountWindow) and isinstance(fresh, CountWindow):
+        fresh.extend(window)
+    return fresh

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -193,6 +193,25 @@ class _Job:
             self._clock._busy -= 1
 
 
+class _Delivery:
+    """The answer of a worker thread on its way to the loop: time holds still until it has arrived."""
+
+    def __init__(self, clock: VirtualClock) -> None:
+        self._clock = clock
+        self._travels = self._arrived = False
+
+    def begin(self) -> None:
+        with self._clock._changed:
+            if not self._arrived:
+                self._travels = True
+                self._clock._busy += 1
+
+    def end(self, _: object) -> None:
+        with self._clock._changed:
+            self._arrived = True
+            self._clock._busy -= self._travels
+
+
 def _virtualise(clock: VirtualClock, loop: Any) -> Callable[[], None]:
     """Give a loop the clock's time: where it would block for a timer, time jumps instead. The result undoes it."""
     selector = getattr(loop, "_selector", None)
@@ -202,40 +221,54 @@ def _virtualise(clock: VirtualClock, loop: Any) -> Callable[[], None]:
     real_select, real_executor = selector.select, loop.run_in_executor
 
     def select(timeout: float | None = None) -> Any:
+        if timeout is not None and timeout > 0 and _tidied(getattr(loop, "_seawall_lanes", ())):
+            timeout = 0  # a timer was set that nobody waits for any more; the loop looks again
         if timeout is None or timeout <= 0:
             return real_select(timeout)
-        ready = real_select(0)
-        if ready:
-            return ready
         if not clock.may_jump():
             return real_select(_GLANCE)
+        ready = real_select(0)  # after that question: work that has ended since has woken the loop before it ended
+        if ready:
+            return ready
         clock.jump(clock.monotonic() + timeout)
         return []
 
     def run_in_executor(executor: Any, function: Any, *args: Any) -> Any:
-        job = clock.job()
+        job, delivery = clock.job(), _Delivery(clock)
 
         def work() -> Any:
             with job:
-                return function(*args)
+                try:
+                    return function(*args)
+                finally:
+                    delivery.begin()
 
-        return real_executor(executor, work)
+        future = real_executor(executor, work)
+        future.add_done_callback(delivery.end)
+        return future
 
     async def shutdown_default_executor(*args: Any, **kwargs: Any) -> None:
         restore()  # the end of a loop waits for its threads with a limit of its own, in real time
         await loop.shutdown_default_executor(*args, **kwargs)
 
     def restore() -> None:
-        for name in ("time", "run_in_executor", "shutdown_default_executor", "_seawall_offset"):
+        for name in ("time", "run_in_executor", "shutdown_default_executor", "_seawall_offset", "_seawall_lanes"):
             vars(loop).pop(name, None)
         vars(selector).pop("select", None)
 
     loop.time = lambda: clock.monotonic() + offset
     loop._seawall_offset = offset
+    loop._seawall_lanes = []
     loop.run_in_executor = run_in_executor
     loop.shutdown_default_executor = shutdown_default_executor
     selector.select = select
     return restore
+
+
+def _tidied(lanes: Iterable[Any]) -> bool:
+    """Take back the timers that nobody waits for; whether there were any."""
+    changed = [lane.tidy() for lane in lanes]
+    return any(changed)
 
 
 def _nothing() -> None:

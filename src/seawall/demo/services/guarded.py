@@ -13,14 +13,16 @@ from seawall.demo.story import PAYMENT_RATE, SEATS
 PENDING = "pending"  # the order is taken, the customer is told that payment follows; never counted as good
 
 
-def payment_pipeline(open_for: float) -> sw.Pipeline:
-    """What stands between us and payment, first = outermost. open_for: seconds that the breaker stays open."""
+def payment_pipeline(open_for: float, store: str | None = None) -> sw.Pipeline:
+    """What stands between us and payment, first = outermost. open_for: seconds that the breaker stays open. store: where the
+    rate is counted; None = in this process."""
+    promised = f"{PAYMENT_RATE}/s burst {PAYMENT_RATE // 5}"  # what payment's owners promise
     return sw.Pipeline(
         sw.Fallback(PENDING, on=(sw.Rejected, sw.TimedOut, httpx2.HTTPError)),  # a lesser answer instead of none
         sw.Timeout(0.9, name="total"),  # the customer waits one second: everything after that is wasted work
         sw.Retry(3, backoff=sw.Backoff(base=0.05)),  # with a budget: retries are a tenth of the traffic at most
         sw.CircuitBreaker(failure_ratio=0.5, window=10, open_for=open_for),
-        sw.RateLimiter(f"{PAYMENT_RATE}/s burst {PAYMENT_RATE // 5}"),  # what payment's owners promise
+        sw.RateLimiter(promised, store=store, name=store and "payment's rate", budget=0.1),
         sw.Bulkhead(SEATS, queue=10, wait=0.3),  # more at once would only wait over there
         sw.Timeout(0.6, name="attempt"),
         name="payment",
@@ -42,13 +44,13 @@ def inventory_pipeline(open_for: float) -> sw.Pipeline:
 class GuardedShop:
     """Order behind Seawall.
 
-    open_for: seconds that the breakers stay open.
+    open_for: seconds that the breakers stay open. store: where payment's rate is counted.
     """
 
-    def __init__(self, payment: str, inventory: str, open_for: float) -> None:
+    def __init__(self, payment: str, inventory: str, open_for: float, store: str | None = None) -> None:
         self._client = httpx2.AsyncClient(timeout=None, trust_env=False)  # the pipelines hold all the limits
         self._urls = payment, inventory
-        self._pipeline = payment_pipeline(open_for)
+        self._pipeline = payment_pipeline(open_for, store)
         self._events: Counter[str] = Counter()
         self._pipeline.subscribe(self._count)
         self._charge = self._pipeline(idempotency_key=lambda order: order)(self._charge_once)

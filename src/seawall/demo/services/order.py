@@ -22,7 +22,7 @@ STATUS: Final = {"paid": 200, "pending": 202}
 def _shop(settings: dict[str, Any]) -> BareShop | GuardedShop:
     payment, inventory = (f"http://127.0.0.1:{settings[name]}" for name in ("payment", "inventory"))
     if settings["guarded"]:
-        return GuardedShop(payment, inventory, settings["open_for"])
+        return GuardedShop(payment, inventory, settings["open_for"], settings.get("store"))
     return BareShop(payment, inventory, settings["patience"])
 
 

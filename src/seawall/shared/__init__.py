@@ -1,0 +1,1 @@
+"""The same rules when many processes share one limit: a store port, memory, Redis, leases, seats and circuits."""

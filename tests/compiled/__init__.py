@@ -1,0 +1,1 @@
+"""Compiled guards against the plain ones, on the same scripts."""
