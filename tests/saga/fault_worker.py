@@ -18,7 +18,8 @@ from seawall.saga import Sagas
 
 
 class KillAt:
-    """Ends the process with SIGKILL before or after commit number `number` (from 1), beginning with the first that starts a saga."""
+    """Ends the process with SIGKILL before or after commit number `number` (from 1), beginning with the first that starts a
+    saga."""
 
     def __init__(self, number: int, side: str) -> None:
         self.number = number

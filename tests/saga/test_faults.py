@@ -1,4 +1,5 @@
-"""S1 to S3 against real processes: SIGKILL at every commit, freezing beyond the lease, several workers killed and frozen at once."""
+"""S1 to S3 against real processes: SIGKILL at every commit, freezing beyond the lease, several workers killed and frozen at
+once."""
 
 from __future__ import annotations
 
@@ -16,7 +17,10 @@ from ledger import STEPS, Ledger, Order, PlaceOrder
 from seawall.saga import Sagas, store
 from seawall.saga.plan import TERMINAL
 
-COMMITS = {"": 5, "charge": 6}  # a start, a record each, the end within the last; one more than there are, to see that the last is reached
+COMMITS = {
+    "": 5,
+    "charge": 6,
+}  # a start, a record each, the end within the last; one more than there are, to see that the last is reached
 
 
 def verify(url: str, ledger: Ledger, sagas: int, fails: list[str]) -> dict[str, int]:

@@ -112,7 +112,7 @@ def test_a_failing_branch_waits_for_the_other_and_both_are_taken_back(tmp_path: 
             raise RuntimeError("full")
 
         @hotel.undo
-        async def no_hotel(self, ctx: Context, _: None, hotel: None | Unknown) -> None:
+        async def no_hotel(self, ctx: Context, _: None, hotel: Unknown | None) -> None:
             told.append(f"no hotel {hotel!r}")
 
         @step(after=(car, hotel), undo="none")
@@ -144,7 +144,7 @@ def test_retry_repeats_with_one_key_and_a_late_rejection_proves_nothing(tmp_path
             raise No("declined")
 
         @charge.undo
-        async def refund(self, ctx: Context, fails: int, paid: None | Unknown) -> None:
+        async def refund(self, ctx: Context, fails: int, paid: Unknown | None) -> None:
             undone.append((ctx.undoes, paid))
 
     async def main() -> None:
@@ -368,7 +368,8 @@ class Locking(Saga[str, str]):
 
 
 def test_a_semantic_lock_lets_one_saga_at_a_time_and_wakes_the_next(tmp_path: Path) -> None:
-    """What one saga has half changed no other one may build on (Richardson's semantic lock), and nobody is forgotten in the queue."""
+    """What one saga has half changed no other one may build on (Richardson's semantic lock), and nobody is forgotten in the
+    queue."""
 
     async def main() -> None:
         saga = Locking()
@@ -458,7 +459,7 @@ def test_a_failure_returns_to_the_savepoint_and_tries_again_from_there(tmp_path:
             calls.append("dear")
 
         @dear.undo
-        async def undear(self, ctx: Context, good: int, _: None | Unknown) -> None:
+        async def undear(self, ctx: Context, good: int, _: Unknown | None) -> None:
             calls.append("undear")
 
         @step(after=dear)
@@ -466,7 +467,7 @@ def test_a_failure_returns_to_the_savepoint_and_tries_again_from_there(tmp_path:
             calls.append(f"cheap {ctx.key[-1]}")
 
         @cheap.undo
-        async def uncheap(self, ctx: Context, good: int, _: None | Unknown) -> None:
+        async def uncheap(self, ctx: Context, good: int, _: Unknown | None) -> None:
             calls.append("uncheap")
 
         @step(after=cheap, rejects=No, undo="none")
@@ -547,7 +548,7 @@ def test_a_signal_is_kept_until_it_is_asked_for_and_counts_once(tmp_path: Path) 
         async with conduct(tmp_path, Approved()) as sagas:
             handle = await sagas.start(Approved, "a", id="a")
             await status_of(handle, "waiting")
-            assert sagas.snapshot().running == 0
+            await until(lambda: sagas.snapshot().running == 0)
             assert await handle.signal("approved", "yes", id="1")
             assert not await handle.signal("approved", "no", id="1")
             assert await handle.result(20) == "a: yes"
@@ -597,7 +598,8 @@ def test_sleeps_signals_and_deadlines_end_in_time_also_over_a_restart(tmp_path: 
 
 
 def test_an_open_circuit_parks_the_saga_and_burns_no_attempt(tmp_path: Path) -> None:
-    """What was refused before it was sent is no failure of the step: the saga waits outside, and goes on when the circuit closes."""
+    """What was refused before it was sent is no failure of the step: the saga waits outside, and goes on when the circuit
+    closes."""
     breaker = sw.CircuitBreaker(consecutive_failures=1, open_for=1.5)
     attempts: list[int] = []
 
@@ -615,7 +617,7 @@ def test_an_open_circuit_parks_the_saga_and_burns_no_attempt(tmp_path: Path) -> 
             assert breaker.state == "open"
             handle = await sagas.start(Call, None)
             await status_of(handle, "waiting")
-            assert sagas.snapshot().running == 0
+            await until(lambda: sagas.snapshot().running == 0)
             assert await handle.result(20) == "called"
 
     asyncio.run(main())
@@ -634,13 +636,13 @@ def test_a_failing_undo_goes_on_for_ever_tells_and_is_never_called_compensated(t
         async def charge(self, ctx: Context, _: None) -> None: ...
 
         @charge.undo(retry=sw.Retry(backoff=FAST), alert_after=4)
-        async def refund(self, ctx: Context, _: None, paid: None | Unknown) -> None:
+        async def refund(self, ctx: Context, _: None, paid: Unknown | None) -> None:
             if not healed:
                 raise OSError("bank is closed")
             by.append("refund")
 
         @charge.alternate
-        async def cheque(self, ctx: Context, _: None, paid: None | Unknown) -> None:
+        async def cheque(self, ctx: Context, _: None, paid: Unknown | None) -> None:
             by.append("cheque")
 
         @step(after=charge, rejects=No, undo="none")
@@ -651,7 +653,9 @@ def test_a_failing_undo_goes_on_for_ever_tells_and_is_never_called_compensated(t
         nonlocal healed
         async with conduct(tmp_path, Pay()) as sagas:
             for id_ in ("healed", "alternate", "skipped"):
-                with pytest.raises(SagaStuck, match=r"charge\.undo has failed 4 times and goes on trying: OSError: bank is closed"):
+                with pytest.raises(
+                    SagaStuck, match=r"charge\.undo has failed 4 times and goes on trying: OSError: bank is closed"
+                ):
                     await (await sagas.start(Pay, None, id=id_)).result(20)
             await sagas.operate("skipped", Word("skip", "ada", "paid by hand", "charge"))
             await status_of(await sagas.handle("skipped"), "compensated_partially")
@@ -677,7 +681,7 @@ def test_a_human_can_turn_cancel_and_retry_but_not_against_the_rules(tmp_path: P
         async def first(self, ctx: Context, _: None) -> None: ...
 
         @first.undo
-        async def unfirst(self, ctx: Context, _: None, done: None | Unknown) -> None: ...
+        async def unfirst(self, ctx: Context, _: None, done: Unknown | None) -> None: ...
 
         @step(after=first, pivot=True, rejects=No)
         async def pay(self, ctx: Context, _: None) -> None:
@@ -731,7 +735,7 @@ def test_a_cancelled_saga_goes_back_even_in_the_middle_of_a_step(tmp_path: Path)
             await asyncio.sleep(60)
 
         @work.undo
-        async def unwork(self, ctx: Context, _: None, done: None | Unknown) -> None:
+        async def unwork(self, ctx: Context, _: None, done: Unknown | None) -> None:
             undone.append(done)
 
     async def main() -> None:

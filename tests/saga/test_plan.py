@@ -72,7 +72,8 @@ World = tuple[tuple[tuple[str, str, str], ...], frozenset[str], frozenset[str]]
 
 
 def moves(graph: Graph, world: World) -> Iterator[World]:
-    """Each way in which the world can go on: any action that is offered, any outcome, its effect made or not, a crash at any moment."""
+    """Each way in which the world can go on: any action that is offered, any outcome, its effect made or not, a crash at any
+    moment."""
     lines, effects, started = world
     facts = fold(Record(n, step, phase, outcome) for n, (step, phase, outcome) in enumerate(lines, 1))  # type: ignore[arg-type]
     decision = decide(graph, facts, started)

@@ -86,7 +86,7 @@ def test_a_starter_without_worker_leaves_the_saga_to_a_worker(url: str, ledger: 
     async def ask() -> None:
         async with Sagas(url, [PlaceOrder(ledger)], worker=False) as sagas:
             handle = await sagas.start(PlaceOrder, Order("a"), id="order-1")
-            with pytest.raises(ResultTimeout, match="has not ended within 0.2 s"):
+            with pytest.raises(ResultTimeout, match=r"has not ended within 0\.2 s"):
                 await handle.result(timeout=0.2)
 
     async def work() -> None:

@@ -1,6 +1,7 @@
 """Sagas: a distributed transaction as a sequence of local ones, each with an undo, that survives kill -9.
 
-`async with Sagas("sqlite:///orders.db", [PlaceOrder(stock)]) as sagas: handle = await sagas.start(PlaceOrder, order, id="order-42")`
+`async with Sagas("sqlite:///orders.db", [PlaceOrder(stock)]) as sagas: handle = await sagas.start(PlaceOrder, order,
+id="order-42")`
 """
 
 from importlib import import_module

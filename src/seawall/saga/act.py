@@ -7,14 +7,13 @@ import contextlib
 import contextvars
 import functools
 import inspect
-import json
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, Final
 
 from seawall.core.context import deadline
 from seawall.core.errors import Rejected
 from seawall.core.outcome import DefaultClassifier, Repeat, hint
-from seawall.saga import store
+from seawall.saga import store, waits
 from seawall.saga.context import Context, Done, NotDone, Unknown
 from seawall.saga.definition import Repeats, Step
 from seawall.saga.errors import (
@@ -24,12 +23,12 @@ from seawall.saga.errors import (
     LockHeld,
     NotSerialisable,
     PayloadTooLarge,
-    SignalTimeout,
     VersionChanged,
     WrongResult,
 )
 from seawall.saga.plan import Do, Undo
 from seawall.saga.port import Append, Verb
+from seawall.saga.waits import Postponed
 
 if TYPE_CHECKING:
     from seawall.saga.run import Runner
@@ -37,16 +36,6 @@ if TYPE_CHECKING:
 SHORT: Final = 1.0  # seconds of a pause between attempts that are spent here; longer ones are written down
 REFUSED: Final = 1.0  # seconds to wait when a policy refused and did not say how long
 _CLASSIFIER: Final = DefaultClassifier()
-
-
-class Postponed(Exception):  # noqa: N818  # it is not an error, it is a wait
-    """The action waits. until: a moment by the time of day, None = no end. outside: something from outside can end the wait."""
-
-    def __init__(self, until: float | None, why: str, *, outside: bool = False) -> None:
-        super().__init__(why)
-        self.until = until
-        self.why = why
-        self.outside = outside
 
 
 class Act:
@@ -63,13 +52,9 @@ class Act:
     async def run(self) -> None:
         """Do it and write down how it ended. Raises Postponed, LeaseLost."""
         if isinstance(self.action, Undo):
-            await (self._undo_saga() if self.step.kind == "saga" else self._undo(self.action))
-        elif self.step.kind == "sleep":
-            await self._sleep()
-        elif self.step.kind == "signal":
-            await self._signal()
-        elif self.step.kind == "saga":
-            await self._saga()
+            await (waits.undo_child(self) if self.step.kind == "saga" else self._undo(self.action))
+        elif self.step.kind != "step":
+            await waits.KINDS[self.step.kind](self)
         else:
             await self._do(self.action)
 
@@ -115,7 +100,7 @@ class Act:
                 outcome = self._judge(error, before, note["n"], repeats, undo=undo)
                 note["error"] = f"{type(error).__name__}: {error}"[:500]
                 if outcome is not None:
-                    await self._ended(outcome, context.attempt, error=note["error"])
+                    await self.ended(outcome, context.attempt, error=note["error"])
                     return
                 if not undo:
                     runner.started.add(self.name)
@@ -125,10 +110,11 @@ class Act:
             else:
                 if not undo:
                     runner.results[self.name] = runner.read_result(self.name, text)
-                await self._ended("ok", context.attempt, result=text)
+                await self.ended("ok", context.attempt, result=text)
                 return
 
-    async def _ended(self, outcome: str, attempt: int, *, result: str | None = None, error: str | None = None) -> None:
+    async def ended(self, outcome: str, attempt: int, *, result: str | None = None, error: str | None = None) -> None:
+        """Write down how it ended."""
         runner, undo = self.runner, isinstance(self.action, Undo)
         runner.notes.pop(f"{self.name}.undo" if undo else self.name, None)
         runner.alerted.discard(f"{self.name}.undo" if undo else self.name)
@@ -157,7 +143,9 @@ class Act:
         if repeats.forever and note["n"] >= repeats.alert_after and key not in runner.alerted:
             note["alert"] = True
             runner.alerted.add(key)
-            self.host.emit("saga.alert", runner.row, step=self.name, attempts=note["n"], error=note["error"], undo=key != self.name)
+            self.host.emit(
+                "saga.alert", runner.row, step=self.name, attempts=note["n"], error=note["error"], undo=key != self.name
+            )
             raise Postponed(clock.wall() + max(wait, SHORT * 1.01), f"{key} failed {note['n']} times")
         self.host.emit("saga.attempt_failed", runner.row, step=self.name, attempt=note["n"], error=note["error"], wait=wait)
         if wait > SHORT:
@@ -222,7 +210,7 @@ class Act:
         if isinstance(answer, Done):
             text = self._written(answer.result)
             self.runner.results[self.name] = self.runner.read_result(self.name, text)
-            await self._ended("ok", 1, result=text)
+            await self.ended("ok", 1, result=text)
             return True
         node = self.runner.graph.by_name[self.name]
         if isinstance(answer, NotDone):
@@ -246,16 +234,14 @@ class Act:
         wanted = list(options.locks(runner.input))
         until = self.host.clock.monotonic() + options.lock_wait
         while True:
-            verb = Verb(
-                lambda tx: store.take_locks(tx, runner.row.id, runner.row.epoch, wanted, waits=options.on_lock != "fail")
-            )
+            verb = Verb(lambda tx: store.take_locks(tx, runner.row.id, runner.row.epoch, wanted, waits=options.on_lock != "fail"))
             held = await self.host.committer.send(verb)
             if not held:
                 return True
             if options.on_lock == "stash":
                 raise Postponed(None, f"lock {', '.join(held)} is held by another saga", outside=True)
             if options.on_lock == "fail" or self.host.clock.monotonic() >= until:
-                await self._ended("rejected", 1, error=f"{LockHeld.__name__}: {', '.join(held)} is held by another saga")
+                await self.ended("rejected", 1, error=f"{LockHeld.__name__}: {', '.join(held)} is held by another saga")
                 return False
             await self.host.clock.asleep(0.1)
 
@@ -268,7 +254,7 @@ class Act:
         if found[0] == found[1]:
             return True
         error = f"{VersionChanged.__name__}: expected {found[0]!r}, found {found[1]!r}"
-        await self._ended("unknown" if self.name in self.runner.started else "rejected", 1, error=error)
+        await self.ended("unknown" if self.name in self.runner.started else "rejected", 1, error=error)
         return False
 
     async def _transact(self, context: Context) -> None:
@@ -291,7 +277,7 @@ class Act:
                 note["error"] = f"{type(error).__name__}: {error}"[:500]
                 again = repeats.forever or (note["n"] < repeats.rule.attempts and worth(error, repeats.on))
                 if isinstance(error, step.options.rejects or ()) or not again:
-                    await self._ended("rejected", note["n"], error=note["error"])
+                    await self.ended("rejected", note["n"], error=note["error"])
                     return
                 await self._pause(repeats, note, None, error, self.name)
 
@@ -327,70 +313,11 @@ class Act:
             asked = runner.context(self.name, action.round, doubtful=True)
             answer = await self._probe(asked)
             if isinstance(answer, NotDone):
-                await self._ended("ok", 0, error="the probe says that it never happened")
+                await self.ended("ok", 0, error="the probe says that it never happened")
                 return
             taken = answer.result if isinstance(answer, Done) else taken
         fn = step.undo_fn if action.alternate is None else step.alternates[action.alternate]
         await self._attempts(context, fn, (runner.input, taken), step.undo_repeats, step.undo_timeout)
-
-    # --- waits and inner sagas
-
-    async def _until(self, length: float | None) -> float | None:
-        """The moment at which a wait ends, written down when it begins."""
-        runner = self.runner
-        if length is None:
-            return None
-        if self.name not in runner.facts.intents:
-            moment = self.host.clock.wall() + length
-            await runner.record(self.name, "intent", "waits", round_=self.action.round, result=json.dumps(moment))
-        return float(json.loads(runner.facts.intents[self.name].result or "0"))
-
-    async def _sleep(self) -> None:
-        until = await self._until(self.step.extra["length"])
-        assert until is not None
-        if self.host.clock.wall() < until:
-            raise Postponed(until, f"{self.name} sleeps")
-        await self._ended("ok", 1)
-
-    async def _signal(self) -> None:
-        runner, extra = self.runner, self.step.extra
-        until = await self._until(extra["length"])
-        if extra["signal"] in runner.signals:
-            text = runner.signals[extra["signal"]]
-            try:
-                runner.results[self.name] = runner.read_result(self.name, text)
-            except NotSerialisable as error:
-                await self._ended("rejected", 1, error=f"{type(error).__name__}: {error}")
-                return
-            await self._ended("ok", 1, result=text)
-        elif until is not None and self.host.clock.wall() >= until:
-            await self._ended("rejected", 1, error=f"{SignalTimeout.__name__}: {extra['signal']} did not come in time")
-        else:
-            raise Postponed(until, f"signal {extra['signal']}", outside=True)
-
-    async def _saga(self) -> None:
-        from seawall.saga.children import child_result, start_child
-
-        runner = self.runner
-        context = runner.context(self.name, self.action.round)
-        runner.started.add(self.name)
-        ended = await child_result(self, context) or await start_child(self, context)
-        if ended is None:
-            raise Postponed(None, f"the inner saga {context.key}", outside=True)
-        if ended.status == "completed":
-            runner.results[self.name] = runner.read_result(self.name, ended.output)
-            await self._ended("ok", 1, result=ended.output)
-        else:
-            await self._ended("rejected", 1, error=f"the inner saga is {ended.status}: {ended.error}")
-
-    async def _undo_saga(self) -> None:
-        from seawall.saga.children import take_back
-
-        context = self.runner.context(self.name, self.action.round)
-        status = await take_back(self, context)
-        if status is None:
-            raise Postponed(None, f"the inner saga {context.key} goes back", outside=True)
-        await self._ended("skipped" if status == "compensated_partially" else "ok", 1)
 
 
 @contextlib.contextmanager

@@ -28,7 +28,7 @@ def define(cls: type[Saga[Any, Any]], steps: dict[str, Step[Any]], scope: dict[s
     for step in steps.values():
         _check_step(name, step, graph)
     given, wanted = _arguments(cls)
-    results = {step.name: _check_types(name, cls, step, given, scope) for step in steps.values()}
+    results = {step.name: _check_types(name, step, given, scope) for step in steps.values()}
     last = _check_output(name, cls, graph, results, wanted, scope)
     deadline = None if cls.deadline is None else units.seconds("deadline", cls.deadline)
     has_output = getattr(cls, "output", None) is not None
@@ -68,7 +68,8 @@ def _check_pivot(saga: str, graph: Graph, steps: dict[str, Step[Any]]) -> None:
     for node in graph.nodes:
         if node.name in behind and not node.retriable and node.kind == "step":
             raise DefinitionError(
-                f"{saga}: step {node.name!r} comes after the pivot {pivot!r}, from where there is no way back: make it retriable=True"
+                f"{saga}: step {node.name!r} comes after the pivot {pivot!r}, from where there is no way back: "
+                "make it retriable=True"
             )
         if node.name in behind and steps[node.name].options.rejects:
             raise DefinitionError(f"{saga}: step {node.name!r} comes after the pivot {pivot!r}, so nothing may reject it")
@@ -129,7 +130,7 @@ def _arguments(cls: type) -> tuple[Any, Any]:
     return Any, Any
 
 
-def _check_types(saga: str, cls: type, step: Step[Any], given: Any, scope: dict[str, Any]) -> Any:
+def _check_types(saga: str, step: Step[Any], given: Any, scope: dict[str, Any]) -> Any:
     """The type of the step's result, once everything around it fits."""
     where = f"{saga}: step {step.name!r}"
     if step.kind == "signal":
@@ -160,14 +161,17 @@ def _check_undo(where: str, step: Step[Any], given: Any, result: Any, scope: dic
         taken = hints.get(names[3], Any)
         if taken is not Any and Unknown not in _parts(taken):
             raise DefinitionError(
-                f"{where}: its undo takes {names[3]}: {_show(taken)}; nobody may know the result, so write {_show(taken)} | Unknown"
+                f"{where}: its undo takes {names[3]}: {_show(taken)}; nobody may know the result, "
+                f"so write {_show(taken)} | Unknown"
             )
         _must_take(f"{where}: its undo", names[3], taken, result, "the step's result")
     if step.probe_fn is not None:
         _positional(f"{where}: its probe", step.probe_fn, 3, "(self, ctx, input)")
 
 
-def _check_output(saga: str, cls: type, graph: Graph, results: dict[str, Any], wanted: Any, scope: dict[str, Any]) -> str:
+def _check_output(  # noqa: PLR0917  # not public
+    saga: str, cls: type, graph: Graph, results: dict[str, Any], wanted: Any, scope: dict[str, Any]
+) -> str:
     lasts = [node.name for node in graph.nodes if not graph.dependents[node.name]]
     output = getattr(cls, "output", None)
     if output is not None:
@@ -176,7 +180,8 @@ def _check_output(saga: str, cls: type, graph: Graph, results: dict[str, Any], w
         return ""
     if len(lasts) > 1:
         raise DefinitionError(
-            f"{saga}: {' and '.join(lasts)} are all last steps, so it is not clear which result the saga has: write output(self, ctx, input)"
+            f"{saga}: {' and '.join(lasts)} are all last steps, so it is not clear which result the saga has: "
+            "write output(self, ctx, input)"
         )
     if wanted not in (None, type(None)):
         _must_take(f"{saga}: the saga's result", "it", wanted, results[lasts[0]], f"what its last step {lasts[0]!r} returns")

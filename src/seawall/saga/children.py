@@ -37,8 +37,8 @@ async def start_child(act: Act, context: Context) -> Row | None:
     what = f"the input of {definition.name}"
     await host.committer.send(
         Start(
-            uuid.uuid4().hex, definition.name, definition.version, definition.hash, context.key, host.codec.fingerprint(value, what),
-            host.codec.write(value, what), definition.deadline, parent=runner.row.id,
+            uuid.uuid4().hex, definition.name, definition.version, definition.hash, context.key,
+            host.codec.fingerprint(value, what), host.codec.write(value, what), definition.deadline, parent=runner.row.id,
         )
     )  # fmt: skip
     host.kick()

@@ -154,7 +154,7 @@ def _restore_generic(value: Any, wanted: Any, origin: Any) -> Any:
         _must(isinstance(value, dict), value, wanted)
         return {_key(key, arguments[0]): restore(item, arguments[1]) for key, item in value.items()}
     if dataclasses.is_dataclass(origin):
-        return _restore_class(value, origin)
+        return _restore_class(value, typing.cast(type, origin))
     raise TypeError(f"{_name(wanted)} cannot be read from JSON")
 
 

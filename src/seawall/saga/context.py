@@ -53,7 +53,8 @@ class Context:
 
     id: the saga's id as the user gave it. saga_id: its own id in the journal. name, step: of the saga and the step.
     key: the idempotency key of this step, the same for every attempt in every process; an undo has one of its own, and the key of
-    what it takes back in `undoes` (else None). fence: grows with each owner of the saga; give it to participants that can compare.
+    what it takes back in `undoes` (else None). fence: grows with each owner of the saga; give it to participants that can
+    compare.
     attempt: from 1, in this process. doubtful: whether an earlier attempt may have started before this process began.
     tx: in a `tx=True` step the journal's own connection, for rows that commit together with the step; else raises.
     """

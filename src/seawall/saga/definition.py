@@ -40,7 +40,8 @@ class Through(Protocol):
 @dataclass(frozen=True, slots=True)
 class Repeats:
     """How a step or an undo is repeated. rule: how often and how far apart. on: which errors; None = every one.
-    forever: it must succeed in the end. alert_after: failed attempts after which somebody is told, and the saga counts as stuck."""
+    forever: it must succeed in the end. alert_after: failed attempts after which somebody is told, and the saga counts as
+    stuck."""
 
     rule: RetryRule = ONCE
     on: Any = None
@@ -66,7 +67,8 @@ class Options:
 
 
 class Step(Generic[R_co]):
-    """One step of a saga, made by `@step`, `sleep`, `wait_signal` or `subsaga`. Its decorators are `undo`, `probe`, `alternate`."""
+    """One step of a saga, made by `@step`, `sleep`, `wait_signal` or `subsaga`. Its decorators are `undo`, `probe`,
+    `alternate`."""
 
     def __init__(self, name: str, node: dict[str, Any], options: Options, fn: Callable[..., Any] | None) -> None:
         self.name = name
@@ -184,7 +186,8 @@ def step(
     rejects: error types that prove that nothing happened. Every other error leaves the outcome unknown, so the undo runs too.
     through: a pipeline (or policy) to run through; when it refuses, the saga waits until `retry_after` and no attempt is spent.
     undo: "none" says that there is nothing to take back, as for a step that only reads.
-    pivot: the go or no-go; behind it there is no way back. Without an undo its outcome must be learned, so it is repeated, with the
+    pivot: the go or no-go; behind it there is no way back. Without an undo its outcome must be learned, so it is repeated, with
+    the
         same key, until it is ok or rejected.
     retriable: repeated until it succeeds; the only kind allowed behind the pivot.
     at_most_once: an intent is written first; after a crash it is probed, or the saga is stuck, never repeated blindly.
@@ -235,7 +238,7 @@ def sleep(length: float | str, *, after: Step[Any] | str | Iterable[Step[Any] | 
 
 def wait_signal(
     signal: str,
-    type: Callable[..., R] | Any = Any,  # noqa: A002  # what people would write
+    type: Callable[..., R] | Any = Any,  # what people would write
     *,
     timeout: float | str | None = None,
     after: Step[Any] | str | Iterable[Step[Any] | str] | None = None,
@@ -291,8 +294,10 @@ class Definition:
 class Saga(Generic[In, Out]):
     """Base of sagas: `class PlaceOrder(Saga[Order, Receipt])`, with `name`, `version`, optional `deadline` and `@step` methods.
 
-    name: unique among the sagas of a journal. version: >= 1, default 1; a change of the graph needs another one while sagas are in
-    flight. deadline: seconds (or "2h") from the start, after which a saga that has not passed its pivot is taken back. returns: how
+    name: unique among the sagas of a journal. version: >= 1, default 1; a change of the graph needs another one while sagas are
+    in
+    flight. deadline: seconds (or "2h") from the start, after which a saga that has not passed its pivot is taken back. returns:
+    how
     often it may return to a save-point. `output(self, ctx, input)` makes the saga's result; without it that of the one last step.
     """
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-import json
 import uuid
 from collections.abc import Awaitable, Callable
 from types import TracebackType

@@ -43,7 +43,9 @@ class Handle(Generic[Out]):
         try:
             row = await asyncio.wait_for(self._ended(waiter), limit)
         except TimeoutError:
-            raise ResultTimeout(f"{self.name} {self.id} has not ended within {limit:g} s; ask again, or see why it waits") from None
+            raise ResultTimeout(
+                f"{self.name} {self.id} has not ended within {limit:g} s; ask again, or see why it waits"
+            ) from None
         finally:
             self._sagas.no_waiter(self.saga_id, waiter)
         return self._out(row)
@@ -84,7 +86,11 @@ class Handle(Generic[Out]):
             return value
         kind = SagaStuck if row.status == "stuck" else SagaCompensated
         raise kind(
-            f"{row.name} {row.user_id} is {row.status}: {row.error}", id=row.user_id, name=row.name, status=row.status, cause=row.error
+            f"{row.name} {row.user_id} is {row.status}: {row.error}",
+            id=row.user_id,
+            name=row.name,
+            status=row.status,
+            cause=row.error,
         )
 
     async def status(self) -> str:
@@ -92,7 +98,8 @@ class Handle(Generic[Out]):
         return str((await self._sagas.read(lambda tx: store.find(tx, self.saga_id))).status)
 
     async def signal(self, name: str, payload: Any = None, *, id: str | None = None) -> bool:
-        """Send a signal; it is kept until a `wait_signal` step asks for it. id: makes it idempotent; False when it came before."""
+        """Send a signal; it is kept until a `wait_signal` step asks for it. id: makes it idempotent; False when it came
+        before."""
         return await self._sagas.signal(self.saga_id, name, payload, signal_id=id)
 
     async def cancel(self, reason: str, *, actor: str = "caller") -> None:

@@ -4,13 +4,14 @@ and tests walk through every order in which three workers can meet."""
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Literal, NamedTuple
+from typing import Final, Literal, NamedTuple
 
 
 class Fence(NamedTuple):
     """A number that only grows with each owner of a saga, to hand to participants that can compare it.
 
-    timeline: grows when the database itself was replaced by an older copy, such as a promoted replica. epoch: grows with each owner.
+    timeline: grows when the database itself was replaced by an older copy, such as a promoted replica. epoch: grows with each
+    owner.
     """
 
     timeline: int
@@ -25,7 +26,8 @@ class Lease:
     until: float
 
     def extend(self, now: float, length: float) -> Lease | None:
-        """The longer lease, or None when it is over: an expired worker has lost its sagas and must not come back under its name."""
+        """The longer lease, or None when it is over: an expired worker has lost its sagas and must not come back under its
+        name."""
         return replace(self, until=now + length) if now < self.until else None
 
     def holds(self, now: float) -> bool:
@@ -67,12 +69,15 @@ Mark = Literal["started", "done", "undone", "tombstone"]
 Verdict = Literal["run", "repeat", "wait", "refuse", "stale", "changed"]
 
 
+_NONE: Final = Fence(0, 0)
+
+
 @dataclass(frozen=True, slots=True)
 class Effect:
     """What a participant knows of one idempotency key. fence: the highest it has seen. fingerprint: of the request."""
 
     mark: Mark | None = None
-    fence: Fence = Fence(0, 0)
+    fence: Fence = _NONE
     fingerprint: str | None = None
 
     def do(self, fence: Fence, fingerprint: str) -> tuple[Verdict, Effect]:

@@ -30,7 +30,9 @@ class Word:
         for name in ("actor", "reason"):
             said = getattr(self, name)
             if not isinstance(said, str) or not 1 <= len(said.strip()) <= 1000:
-                raise NotAllowed(f"{name} must be text of 1 to 1000 characters, because it is kept for those who ask later; got {said!r}")
+                raise NotAllowed(
+                    f"{name} must be text of 1 to 1000 characters, because it is kept for those who ask later; got {said!r}"
+                )
 
 
 def graph_for(tx: Tx, row: Row) -> Graph:
@@ -41,14 +43,16 @@ def graph_for(tx: Tx, row: Row) -> Graph:
     return graph_of(found[0][0])
 
 
-def write(tx: Tx, row: Row, phase: str, outcome: str, *, step: str = "", result: str | None = None, error: str | None = None) -> None:
+def write(
+    tx: Tx, row: Row, phase: str, outcome: str, *, step: str = "", result: str | None = None, error: str | None = None
+) -> None:
     """A line of the journal by a human's hand, in the saga's present round."""
     now, facts = tx.now(), fold(row.records)
     line = Record(facts.last + 1, step, phase, outcome, facts.round(step), 1, result, error, now, now)  # type: ignore[arg-type]
     row.records.append(line)
     tx.execute(
-        "INSERT INTO saga_step (saga_id, seq, step, phase, outcome, round, attempt, result, error, worker, epoch, started, ended) "
-        "VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?)",
+        "INSERT INTO saga_step (saga_id, seq, step, phase, outcome, round, attempt, result, error, worker, epoch, started, "
+        "ended) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?)",
         (row.id, line.seq, step, phase, outcome, line.round, 1, result, error, "operator", row.epoch + 1, now, now),
     )
 
@@ -58,9 +62,7 @@ def reopen(tx: Tx, row: Row, status: str, *, notes: dict[str, Any] | None = None
     now = tx.now()
     touched = row.before if row.owner is None else None
     kept = json.dumps(notes) if notes else None
-    tx.execute(
-        f"{OPEN_END}, status=?, error=NULL, notes=?, touched=? WHERE id=?", (now, now, status, kept, touched, row.id)
-    )
+    tx.execute(f"{OPEN_END}, status=?, error=NULL, notes=?, touched=? WHERE id=?", (now, now, status, kept, touched, row.id))
     tx.wake(row.id)
 
 
@@ -136,7 +138,8 @@ def _move(tx: Tx, row: Row, graph: Graph, facts: Facts, notes: dict[str, Any], w
     from seawall.saga.diff import unsafe
 
     rows = tx.execute(
-        "SELECT hash, version, graph FROM saga_definition WHERE name=? AND version=? ORDER BY first_seen DESC", (row.name, int(word.value or 0))
+        "SELECT hash, version, graph FROM saga_definition WHERE name=? AND version=? ORDER BY first_seen DESC",
+        (row.name, int(word.value or 0)),
     )
     if not rows:
         raise NotAllowed(f"no worker has declared version {word.value} of {row.name}; start one first")

@@ -27,7 +27,8 @@ PASSED: Final = ("ok", "skipped")
 class Node:
     """One step of the graph, as the rules see it.
 
-    after: the steps that must have passed before. undo: whether there is something to run to take it back. pivot: the go or no-go.
+    after: the steps that must have passed before. undo: whether there is something to run to take it back. pivot: the go or
+    no-go.
     retriable: it is tried until it succeeds. at_most_once: an intent is written before it starts, and it is never repeated
     blindly. probe: somebody can be asked whether it happened. savepoint: a failure goes back no further than to it.
     """
@@ -229,8 +230,8 @@ def ready(graph: Graph, facts: Facts) -> list[Node]:
 
 
 def possibly_started(graph: Graph, facts: Facts, durability: Durability = "strict") -> frozenset[str]:
-    """What an owner that is gone may have started: the ready steps when every record was synced; where records may be lost, also all
-    that could follow them up to the next record that is always synced (the pivot's, and an intent's).
+    """What an owner that is gone may have started: the ready steps when every record was synced; where records may be lost,
+    also all that could follow them up to the next record that is always synced (the pivot's, and an intent's).
 
     Steps that write an intent are in it only if it was written; sleeps and signals have no effect to doubt.
     """

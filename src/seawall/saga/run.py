@@ -5,41 +5,20 @@ from __future__ import annotations
 import asyncio
 import copy
 import json
-from collections.abc import Callable
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
-from seawall.core.clock import Clock
 from seawall.saga import store
-from seawall.saga.act import Act, Postponed
-from seawall.saga.codec import Codec
-from seawall.saga.commit import Committer
+from seawall.saga.act import Act
 from seawall.saga.context import Context
-from seawall.saga.definition import Definition
 from seawall.saga.errors import JournalError, LeaseLost, SagaError
+from seawall.saga.host import Host
 from seawall.saga.lease import Fence
 from seawall.saga.plan import Decision, Do, Facts, Record, Undo, decide, fold, possibly_started
-from seawall.saga.port import Append, Journal, Row, Verb
+from seawall.saga.port import Append, Row, Verb
+from seawall.saga.waits import Postponed
 
 PARK: Final = 1.0  # seconds of waiting from which a saga leaves the memory
 NO_END: Final = float("inf")
-
-
-class Host(Protocol):
-    """What a running saga needs of the Sagas that runs it."""
-
-    clock: Clock
-    codec: Codec
-    committer: Committer
-    journal: Journal
-    worker_id: str
-    closing: bool
-
-    def emit(self, kind: str, row: Row, **data: Any) -> None: ...
-    def ended(self, row: Row) -> None: ...
-    def in_thread(self, fn: Callable[..., Any], *args: Any) -> asyncio.Future[Any]: ...
-    async def read(self, run: Callable[[Any], Any]) -> Any: ...
-    def definition(self, hash: str) -> tuple[Definition, Any]: ...
-    def child_of(self, saga: type) -> Definition: ...
 
 
 class Runner:
@@ -171,7 +150,7 @@ class Runner:
 
     def decide(self) -> Decision:
         """What the rules say now."""
-        return decide(self.graph, self.facts, frozenset(self.started), self.busy.keys())
+        return decide(self.graph, self.facts, frozenset(self.started), frozenset(self.busy))
 
     def _postponed(self, action: Do | Undo, waits: list[float]) -> bool:
         """Whether an action has to wait; how long goes into `waits`."""
@@ -344,7 +323,9 @@ class Runner:
     async def stop(self, reason: str) -> None:
         """Nobody but a human can go on."""
         stamp, touched = self._next_stamp(), json.dumps(sorted(self.started))
-        op = Append(self.row.id, self.host.worker_id, self.row.epoch, stamp, [], "stuck", wake=None, release=True, touched=touched)
+        op = Append(
+            self.row.id, self.host.worker_id, self.row.epoch, stamp, [], "stuck", wake=None, release=True, touched=touched
+        )
         op.error, op.notes, op.edge = reason, self._notes(), True
         await self._send(op)
         self.row.status, self.row.error = "stuck", reason
@@ -383,7 +364,8 @@ class Runner:
         if not self.alerted:
             return None
         key = sorted(self.alerted)[0]
-        return f"{key} has failed {self.notes.get(key, {}).get('n')} times and goes on trying: {self.notes.get(key, {}).get('error')}"
+        note = self.notes.get(key, {})
+        return f"{key} has failed {note.get('n')} times and goes on trying: {note.get('error')}"
 
     async def shut(self) -> None:
         """Give the saga back at a clean end of this worker."""

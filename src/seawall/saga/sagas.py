@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import importlib
-import importlib.metadata
 import logging
 import sqlite3
 import uuid
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from seawall.core import clock as clocks
 from seawall.core import units
 from seawall.core.clock import Clock
-from seawall.core.errors import MissingExtra
 from seawall.core.events import Event, Sink, Sinks, everywhere
 from seawall.core.runtime import refuse_under_loop
 from seawall.saga import operate, store
@@ -26,8 +23,9 @@ from seawall.saga.commit import Committer
 from seawall.saga.definition import Definition, Saga
 from seawall.saga.errors import DefinitionError, InputChanged, UnknownSaga
 from seawall.saga.handle import Handle
+from seawall.saga.journals import open_journal
 from seawall.saga.plan import Durability
-from seawall.saga.port import Hooks, Journal, Row, Start, Started, Verb
+from seawall.saga.port import Hooks, Row, Start, Started, Verb
 from seawall.saga.worker import Worker, tags_text
 
 if TYPE_CHECKING:
@@ -35,12 +33,6 @@ if TYPE_CHECKING:
 
 In = TypeVar("In")
 Out = TypeVar("Out")
-JOURNALS: Final = {
-    "sqlite": ("seawall.saga.journals.sqlite:SqliteJournal", ""),
-    "postgresql": ("seawall.saga.journals.postgres:PostgresJournal", "postgres"),
-    "postgres": ("seawall.saga.journals.postgres:PostgresJournal", "postgres"),
-}
-GROUP: Final = "seawall.saga.journals"
 log = logging.getLogger("seawall.saga")
 
 
@@ -61,44 +53,21 @@ class SagasSnapshot:
     longest_commit: float
 
 
-def open_journal(url: str, clock: Clock | None = None, **options: Any) -> Journal:
-    """The journal that a URL names. Raises ValueError for an unknown scheme, MissingExtra for a driver that is not installed."""
-    scheme, found, rest = url.partition("://")
-    if not found:
-        raise ValueError(f'url must read like "sqlite:///orders.db" or "postgresql://host/db"; got {url!r}')
-    known = dict(JOURNALS)
-    known |= {point.name: (point.value, "") for point in importlib.metadata.entry_points(group=GROUP)}
-    if scheme not in known:
-        raise ValueError(f"url must begin with one of {', '.join(sorted(known))}; got {scheme!r}")
-    path, extra = known[scheme]
-    module, _, name = path.partition(":")
-    try:
-        made = getattr(importlib.import_module(module), name)
-    except ModuleNotFoundError as error:
-        if not extra or (error.name or "").startswith("seawall"):
-            raise
-        raise MissingExtra(f'{scheme}:// needs a driver: pip install "seawall[{extra}]"') from error
-    if scheme == "sqlite":
-        if not rest.startswith("/") or len(rest) < 2:
-            raise ValueError(f'url of a file must read like "sqlite:///orders.db" or "sqlite:////var/orders.db"; got {url!r}')
-        url = rest[1:]
-    journal: Journal = made(url, clock=clock, **options)
-    return journal
-
-
 class Sagas:
     """A journal and the sagas that run by it: `async with Sagas("sqlite:///orders.db", [PlaceOrder(stock)]) as sagas`.
 
-    url: "sqlite:///file" (four slashes for an absolute path) or "postgresql://…". sagas: instances of `Saga` classes, of any versions.
+    url: "sqlite:///file" (four slashes for an absolute path) or "postgresql://…". sagas: instances of `Saga` classes, of any
+    versions.
     worker: whether this process runs sagas, or only starts and asks. Default True.
     durability: "strict" (default) syncs every commit; "edges" syncs starts, pivots, intents, ends and operators' words, so that a
-        power cut may repeat the last steps with the same keys; "relaxed" syncs nothing by itself. A crash of this process alone loses
-        nothing in any of them.
+        power cut may repeat the last steps with the same keys; "relaxed" syncs nothing by itself. A crash of this process alone
+        loses nothing in any of them.
     lease: seconds, >= 0.5, after which a frozen worker's sagas are taken over. Default 10. poll: seconds between looks for work.
         Default 0.5. running: sagas in memory at once, >= 1. Default 100. threads: for plain functions. Default 16.
     grace: seconds that steps get to end when it is closed. Default 10.
     largest: bytes of one payload. Default 1 MiB. cipher: hides every payload. name: of this worker in the journal.
-    queue: operations that may wait for the journal before `start` raises Overloaded. Default 10 000. Further options go to the journal.
+    queue: operations that may wait for the journal before `start` raises Overloaded. Default 10 000. Further options go to the
+    journal.
 
     Raises JournalError when it is opened and the database cannot be used; ValueError or TypeError for a parameter out of range.
     """
@@ -106,8 +75,8 @@ class Sagas:
     def __init__(
         self, url: str, sagas: Iterable[Saga[Any, Any]] = (), *, worker: bool = True, durability: Durability = "strict",
         lease: float | str = 10.0, poll: float | str = 0.5, running: int = 100, threads: int = 16, grace: float | str = 10.0,
-        largest: int = LARGEST, cipher: Cipher | None = None, name: str = "worker", queue: int = 10_000, clock: Clock | None = None,
-        hooks: Hooks | None = None, inline: bool = False, **options: Any,
+        largest: int = LARGEST, cipher: Cipher | None = None, name: str = "worker", queue: int = 10_000,
+        clock: Clock | None = None, hooks: Hooks | None = None, inline: bool = False, **options: Any,
     ) -> None:  # fmt: skip
         self.clock = clocks.resolve(clock)
         self.codec = Codec(largest=largest, cipher=cipher)
@@ -132,7 +101,9 @@ class Sagas:
         for saga in sagas:
             self._declare(saga)
         self.hashes = list(self._by_hash)
-        self.uses_locks = any(step.options.locks for definition, _ in self._by_hash.values() for step in definition.steps.values())
+        self.uses_locks = any(
+            step.options.locks for definition, _ in self._by_hash.values() for step in definition.steps.values()
+        )
 
     def _declare(self, saga: Saga[Any, Any]) -> None:
         definition = getattr(saga, "definition", None)
@@ -140,7 +111,9 @@ class Sagas:
             raise DefinitionError(f"sagas must be instances of Saga classes with steps, such as PlaceOrder(stock); got {saga!r}")
         for known, _ in self._by_hash.values():
             if (known.name, known.version) == (definition.name, definition.version):
-                raise DefinitionError(f"{known.name} version {known.version} is given twice; give the changed one another version")
+                raise DefinitionError(
+                    f"{known.name} version {known.version} is given twice; give the changed one another version"
+                )
         if any(step.options.tx for step in definition.steps.values()) and "tx" not in self.journal.capabilities:
             raise DefinitionError(f"{definition.name} has a tx=True step, and this journal cannot run one")
         self._by_hash[definition.hash] = (definition, saga)
@@ -193,7 +166,13 @@ class Sagas:
     # --- starting and asking
 
     async def start(
-        self, saga: type[Saga[In, Out]] | str, input: In, *, id: str | None = None, tx: Any = None, tags: dict[str, str] | None = None
+        self,
+        saga: type[Saga[In, Out]] | str,
+        input: In,
+        *,
+        id: str | None = None,
+        tx: Any = None,
+        tags: dict[str, str] | None = None,
     ) -> Handle[Out]:
         """Start a saga, or find the one that was started with this id.
 
@@ -219,7 +198,13 @@ class Sagas:
         return self._handle(op, found)
 
     def start_sync(
-        self, saga: type[Saga[In, Out]] | str, input: In, *, id: str | None = None, tx: Any = None, tags: dict[str, str] | None = None
+        self,
+        saga: type[Saga[In, Out]] | str,
+        input: In,
+        *,
+        id: str | None = None,
+        tx: Any = None,
+        tags: dict[str, str] | None = None,
     ) -> Handle[Out]:
         """The same for a thread without a loop."""
         refuse_under_loop("sagas.start_sync", "sagas.start")
@@ -236,23 +221,24 @@ class Sagas:
         text = self.codec.write(value, what)
         self.codec.read(text, definition.input_type, what)
         return Start(
-            uuid.uuid4().hex, definition.name, definition.version, definition.hash, user_id, self.codec.fingerprint(value, what), text,
-            definition.deadline, tags=tags_text(tags),
+            uuid.uuid4().hex, definition.name, definition.version, definition.hash, user_id,
+            self.codec.fingerprint(value, what), text, definition.deadline, tags=tags_text(tags),
         )  # fmt: skip
 
     def _row_of(self, op: Start) -> Row:
         now = self.clock.wall()
         deadline = None if op.deadline is None else now + op.deadline
         return Row(
-            id=op.id, name=op.name, version=op.version, hash=op.hash, user_id=op.user_id, input=op.input, status="running", epoch=1,
-            owner=op.owner, wake_at=now, deadline=deadline, parent=op.parent, notes=None, takeovers=0, cancel=None, output=None,
-            error=None, created=now, updated=now,
+            id=op.id, name=op.name, version=op.version, hash=op.hash, user_id=op.user_id, input=op.input, status="running",
+            epoch=1, owner=op.owner, wake_at=now, deadline=deadline, parent=op.parent, notes=None, takeovers=0, cancel=None,
+            output=None, error=None, created=now, updated=now,
         )  # fmt: skip
 
     def _handle(self, op: Start, found: Started) -> Handle[Any]:
         if not found.new and found.input_hash != op.input_hash:
             raise InputChanged(
-                f"{op.name} {op.user_id} was started with another input; an id belongs to one input, so use another id for this one"
+                f"{op.name} {op.user_id} was started with another input; an id belongs to one input, "
+                "so use another id for this one"
             )
         return Handle(self, found.id, op.user_id, op.name, new=found.new)
 

@@ -21,12 +21,12 @@ def marks(values: Sequence[Any]) -> str:
 
 def row_of(columns: Sequence[Any]) -> Row:
     """A saga from its columns."""
-    (id_, name, version, hash_, user, input_, status, epoch, owner, wake, deadline, parent, notes, takeovers, cancel, output, error,
-     created, updated, tags, input_hash, touched) = columns  # fmt: skip
+    (id_, name, version, hash_, user, input_, status, epoch, owner, wake, deadline, parent, notes, takeovers, cancel, output,
+     error, created, updated, tags, input_hash, touched) = columns  # fmt: skip
     return Row(
         id=id_, name=name, version=version, hash=hash_, user_id=user, input=input_, status=status, epoch=epoch, owner=owner,
-        wake_at=wake, deadline=deadline, parent=parent, notes=notes, takeovers=takeovers, cancel=cancel, output=output, error=error,
-        created=created, updated=updated, tags=tags, input_hash=input_hash, before=touched,
+        wake_at=wake, deadline=deadline, parent=parent, notes=notes, takeovers=takeovers, cancel=cancel, output=output,
+        error=error, created=created, updated=updated, tags=tags, input_hash=input_hash, before=touched,
     )  # fmt: skip
 
 
@@ -65,8 +65,8 @@ def claim(tx: Tx, worker: str, hashes: Sequence[str], limit: int) -> list[Row]:
         return []
     ids = [row.id for row in taken]
     tx.execute(
-        "UPDATE saga SET takeovers=takeovers+CASE WHEN owner IS NULL THEN 0 ELSE 1 END, owner=?, epoch=epoch+1, stamp=0, attention=0, "
-        "touched=NULL, status=CASE WHEN status IN ('pending','waiting') THEN 'running' ELSE status END "
+        "UPDATE saga SET takeovers=takeovers+CASE WHEN owner IS NULL THEN 0 ELSE 1 END, owner=?, epoch=epoch+1, stamp=0, "
+        "attention=0, touched=NULL, status=CASE WHEN status IN ('pending','waiting') THEN 'running' ELSE status END "
         f"WHERE id IN ({marks(ids)})",
         (worker, *ids),
     )
@@ -83,7 +83,9 @@ def claim(tx: Tx, worker: str, hashes: Sequence[str], limit: int) -> list[Row]:
 def records(tx: Tx, ids: Sequence[str]) -> dict[str, list[Record]]:
     """The journals of some sagas."""
     found: dict[str, list[Record]] = {}
-    rows = tx.execute(f"SELECT saga_id, {RECORD} FROM saga_step WHERE saga_id IN ({marks(ids)}) ORDER BY saga_id, seq", tuple(ids))
+    rows = tx.execute(
+        f"SELECT saga_id, {RECORD} FROM saga_step WHERE saga_id IN ({marks(ids)}) ORDER BY saga_id, seq", tuple(ids)
+    )
     for saga, *columns in rows:
         found.setdefault(saga, []).append(record_of(columns))
     return found
@@ -118,11 +120,12 @@ def signals(tx: Tx, saga: str) -> dict[str, str | None]:
     return {name: payload for name, payload in rows}  # noqa: C416  # the first in time comes last, and stays
 
 
-def send_signal(tx: Tx, user_id: str, name: str, payload: str | None, signal_id: str | None, of: str | None = None) -> bool:
+def send_signal(tx: Tx, user_id: str, name: str, payload: str | None, signal_id: str | None) -> bool:
     """Keep a signal and wake its saga; False when this signal id came before. Raises UnknownSaga."""
-    row = find(tx, user_id, of)
+    row = find(tx, user_id)
     fresh = tx.execute(
-        "INSERT INTO saga_signal (saga_id, signal_id, name, payload, at) VALUES (?,?,?,?,?) ON CONFLICT DO NOTHING RETURNING name",
+        "INSERT INTO saga_signal (saga_id, signal_id, name, payload, at) VALUES (?,?,?,?,?) "
+        "ON CONFLICT DO NOTHING RETURNING name",
         (row.id, signal_id or uuid.uuid4().hex, name, payload, tx.now()),
     )
     nudge(tx, row.id)
@@ -132,7 +135,8 @@ def send_signal(tx: Tx, user_id: str, name: str, payload: str | None, signal_id:
 def nudge(tx: Tx, saga: str) -> None:
     """Let a saga look again: its owner if it has one, else whoever claims it."""
     tx.execute(
-        f"UPDATE saga SET attention=1, wake_at=CASE WHEN owner IS NULL THEN ? ELSE wake_at END WHERE id=? AND status IN ({marks(RUNNING)})",
+        "UPDATE saga SET attention=1, wake_at=CASE WHEN owner IS NULL THEN ? ELSE wake_at END "
+        f"WHERE id=? AND status IN ({marks(RUNNING)})",
         (tx.now(), saga, *RUNNING),
     )
     tx.wake(saga)
@@ -150,7 +154,9 @@ def take_locks(tx: Tx, saga: str, epoch: int, targets: Iterable[str], *, waits: 
             tx.execute("INSERT INTO saga_lock_wait (target, saga_id, since) VALUES (?,?,?)", (target, saga, tx.now()))
         return [target for (target,) in held]
     for target in wanted:
-        tx.execute("INSERT INTO saga_lock (target, saga_id, since) VALUES (?,?,?) ON CONFLICT DO NOTHING", (target, saga, tx.now()))
+        tx.execute(
+            "INSERT INTO saga_lock (target, saga_id, since) VALUES (?,?,?) ON CONFLICT DO NOTHING", (target, saga, tx.now())
+        )
     return []
 
 
@@ -180,18 +186,20 @@ def deadlocked(tx: Tx) -> list[str]:
 
 def circle_members(edges: dict[str, set[str]]) -> list[list[str]]:
     """The circles of a graph, each once: every set of nodes that can all reach each other."""
-    reach: dict[str, set[str]] = {}
-    for start in edges:
-        seen: set[str] = set()
-        todo = list(edges[start])
-        while todo:
-            node = todo.pop()
-            if node not in seen:
-                seen.add(node)
-                todo += edges.get(node, ())
-        reach[start] = seen
-    circles = {frozenset(other for other in reach[node] if node in reach.get(other, ())) for node in reach if node in reach[node]}
-    return [sorted(circle) for circle in circles]
+    reach = {start: _reached(edges, start) for start in edges}
+    circles = {frozenset(other for other in reach if node in reach[other] and other in seen) for node, seen in reach.items()}
+    return [sorted(circle) for circle in circles if circle]
+
+
+def _reached(edges: dict[str, set[str]], start: str) -> set[str]:
+    seen: set[str] = set()
+    todo = list(edges[start])
+    while todo:
+        node = todo.pop()
+        if node not in seen:
+            seen.add(node)
+            todo += edges.get(node, ())
+    return seen
 
 
 def declare(tx: Tx, rows: Iterable[tuple[str, str, int, str]]) -> None:

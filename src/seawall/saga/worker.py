@@ -206,7 +206,9 @@ class Worker:
             return
         before = {saga: runner.row.epoch for saga, (runner, _) in self.runners.items()}
         worker = self.id
-        found = {saga: (epoch, attention) for saga, epoch, attention in await self._sagas.read(lambda tx: store.owned(tx, worker))}
+        found = {
+            saga: (epoch, attention) for saga, epoch, attention in await self._sagas.read(lambda tx: store.owned(tx, worker))
+        }
         for saga, epoch in before.items():
             running = self.runners.get(saga)
             if running is None or running[0].row.epoch != epoch or running[0].left:

@@ -32,17 +32,18 @@ from seawall.saga.errors import (
     LeaseLost,
 )
 from seawall.saga.journals.alive import Alive, boot_id
+from seawall.saga.journals.disk import warn_of_networks
 from seawall.saga.journals.schema import VERSION, tables
 from seawall.saga.port import Append, Op, Start, Started, Verb, parks
 
-_START: Final = """INSERT INTO saga (id, name, version, def_hash, user_key, input_hash, input, status, epoch, stamp, owner, wake_at,
-    deadline, parent, tags, created, updated) VALUES (?,?,?,?,?,?,?,?,?,0,?,?,?,?,?,?,?) ON CONFLICT (user_key, name) DO NOTHING"""
-_UPDATE: Final = """UPDATE saga SET stamp=?, status=?, wake_at=CASE WHEN ? AND attention=1 THEN ? ELSE ? END, owner=CASE WHEN ? THEN NULL ELSE owner END, touched=?,
-    notes=?, output=?, error=?, takeovers=CASE WHEN ? THEN 0 ELSE takeovers END, updated=?
-    WHERE id=? AND epoch=? AND owner=? AND stamp<?"""
-_RECORD: Final = """INSERT INTO saga_step (saga_id, seq, step, phase, outcome, round, attempt, result, error, worker, epoch, started,
-    ended) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?)"""
-_NETWORK: Final = ("nfs", "nfs4", "cifs", "smb3", "9p", "fuse.sshfs", "ceph", "glusterfs", "afs")
+_START: Final = """INSERT INTO saga (id, name, version, def_hash, user_key, input_hash, input, status, epoch, stamp, owner,
+    wake_at, deadline, parent, tags, created, updated)
+    VALUES (?,?,?,?,?,?,?,?,?,0,?,?,?,?,?,?,?) ON CONFLICT (user_key, name) DO NOTHING"""
+_UPDATE: Final = """UPDATE saga SET stamp=?, status=?, wake_at=CASE WHEN ? AND attention=1 THEN ? ELSE ? END,
+    owner=CASE WHEN ? THEN NULL ELSE owner END, touched=?, notes=?, output=?, error=?,
+    takeovers=CASE WHEN ? THEN 0 ELSE takeovers END, updated=? WHERE id=? AND epoch=? AND owner=? AND stamp<?"""
+_RECORD: Final = """INSERT INTO saga_step (saga_id, seq, step, phase, outcome, round, attempt, result, error, worker, epoch,
+    started, ended) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?)"""
 _CODES: Final = {8: JournalReadOnly, 13: JournalFull, 5: JournalLocked, 6: JournalLocked, 14: JournalMissing}
 _ADVICE: Final = {
     JournalReadOnly: "it is read-only for this process: check the rights of the file and its folder",
@@ -118,7 +119,7 @@ class SqliteJournal:
         """Open the file and make or check the tables. Raises JournalError and warns on a network file system."""
         if not self.path.parent.is_dir():
             raise JournalMissing(f"the journal {self.path} cannot be made: there is no folder {self.path.parent}")
-        self._warn_of_networks()
+        warn_of_networks(self.path)
         try:
             self._turn = os.open(f"{self.path}-turn", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             self._writer = self._connect()
@@ -143,7 +144,9 @@ class SqliteJournal:
     def _prepare(self, connection: sqlite3.Connection) -> None:
         found = connection.execute("PRAGMA user_version").fetchone()[0]
         if found > VERSION:
-            raise JournalTooNew(f"the journal {self.path} has tables of version {found}, this Seawall knows {VERSION}: upgrade it")
+            raise JournalTooNew(
+                f"the journal {self.path} has tables of version {found}, this Seawall knows {VERSION}: upgrade it"
+            )
         mode = connection.execute("PRAGMA journal_mode=WAL").fetchone()[0]
         if mode != "wal":
             raise JournalError(f"the journal {self.path} cannot use a write-ahead log (its mode stays {mode}); use a local disk")
@@ -165,18 +168,6 @@ class SqliteJournal:
             if self._turn is not None:
                 os.close(self._turn)
                 self._turn = None
-
-    def _warn_of_networks(self) -> None:
-        kind = _file_system(self.path.parent)
-        if kind in _NETWORK:
-            import warnings
-
-            warnings.warn(
-                f"SW070: the journal {self.path} lies on {kind}, a network file system, where SQLite's locks do not hold; "
-                "move it to a local disk, or use PostgreSQL",
-                RuntimeWarning,
-                stacklevel=4,
-            )
 
     # --- writing
 
@@ -228,20 +219,35 @@ class SqliteJournal:
         row = (op.id, op.name, op.version, op.hash, op.user_id, op.input_hash, op.input, status, epoch, op.owner, now, deadline)
         if connection.execute(_START, (*row, op.parent, op.tags, now, now)).rowcount == 1:
             return Started(op.id, op.input_hash, new=True)
-        found = connection.execute("SELECT id, input_hash FROM saga WHERE user_key=? AND name=?", (op.user_id, op.name)).fetchone()
+        found = connection.execute(
+            "SELECT id, input_hash FROM saga WHERE user_key=? AND name=?", (op.user_id, op.name)
+        ).fetchone()
         return Started(found[0], found[1], new=found[0] == op.id)
 
     def _append(self, connection: sqlite3.Connection, op: Append, now: float) -> LeaseLost | None:
         wake = None if op.wake is None else now + op.wake
-        state = (op.stamp, op.status, parks(op), now, wake, op.release, op.touched, op.notes, op.output, op.error, bool(op.records), now)
+        state = (
+            op.stamp,
+            op.status,
+            parks(op),
+            now,
+            wake,
+            op.release,
+            op.touched,
+            op.notes,
+            op.output,
+            op.error,
+            bool(op.records),
+            now,
+        )
         if connection.execute(_UPDATE, (*state, op.id, op.epoch, op.owner, op.stamp)).rowcount == 0:
             return self._refused(connection, op)
         if op.records:
             connection.executemany(
                 _RECORD,
                 [
-                    (op.id, r.seq, r.step, r.phase, r.outcome, r.round, r.attempt, r.result, r.error, op.owner, op.epoch, r.started,
-                     r.ended)
+                    (op.id, r.seq, r.step, r.phase, r.outcome, r.round, r.attempt, r.result, r.error, op.owner, op.epoch,
+                     r.started, r.ended)
                     for r in op.records
                 ],
             )  # fmt: skip
@@ -366,18 +372,3 @@ class SqliteJournal:
     def listen(self, heard: Callable[[str], None]) -> Callable[[], None] | None:  # noqa: ARG002  # answers to the port
         """A file tells nobody; polling is the truth."""
         return None
-
-
-def _file_system(folder: Path) -> str:
-    """The kind of file system that a folder lies on, or "" where that cannot be seen."""
-    mounts = Path("/proc/self/mounts")
-    if not mounts.exists():
-        return ""
-    found = ("", "")
-    place = str(folder.resolve())
-    for line in mounts.read_text().splitlines():
-        _, point, kind = line.split(" ")[:3]
-        inside = place == point or place.startswith(point.rstrip("/") + "/")
-        if inside and len(point) >= len(found[0]):
-            found = (point, kind)
-    return found[1]
