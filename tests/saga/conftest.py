@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import sqlite3
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE))
+
+from postgres_server import Server  # noqa: E402  # found by the line above
+
+from seawall.saga import Saga, Sagas  # noqa: E402
 
 
 class Workers:
@@ -49,3 +55,65 @@ def workers() -> Iterator[Workers]:
     made = Workers()
     yield made
     made.close()
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Server]:
+    """One real server for all tests of this run."""
+    try:
+        server = Server()
+    except LookupError as error:
+        pytest.skip(str(error))
+    yield server
+    server.close()
+
+
+class Place:
+    """Where a test's journal lies. kind: "sqlite" or "postgres"."""
+
+    def __init__(self, kind: str, url: str) -> None:
+        self.kind = kind
+        self.url = url
+
+    def connect(self) -> Any:
+        """The driver's own connection, as a user's program would open one."""
+        if self.kind == "postgres":
+            return psycopg.connect(self.url)
+        return sqlite3.connect(self.url.removeprefix("sqlite:///"))
+
+    def rows(self, sql: str) -> list[tuple[Any, ...]]:
+        """Ask or tell the database."""
+        connection = self.connect()
+        cursor = connection.execute(sql)
+        found = [tuple(row) for row in cursor.fetchall()] if cursor.description else []
+        connection.commit()
+        connection.close()
+        return found
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Place]:
+    """A fresh, empty journal, of each kind."""
+    if request.param == "sqlite":
+        yield Place("sqlite", f"sqlite:///{tmp_path}/sagas.db")
+        return
+    server: Server = request.getfixturevalue("postgres")
+    url = server.database()
+    yield Place("postgres", url)
+    server.drop(url)
+
+
+@pytest.fixture
+def url(place: Place) -> str:
+    """The URL of this test's journal."""
+    return place.url
+
+
+@pytest.fixture
+def conduct(place: Place) -> Callable[..., Sagas]:
+    """A way to open `Sagas` over this test's journal."""
+
+    def made(*sagas: Saga[Any, Any], **options: Any) -> Sagas:
+        return Sagas(place.url, sagas, **{"poll": 0.05, **options})
+
+    return made

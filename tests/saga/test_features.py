@@ -1,4 +1,4 @@
-"""What a definition can say, each thing run for real against a SQLite journal."""
+"""What a definition can say, each thing run for real against both journals."""
 
 from __future__ import annotations
 
@@ -33,17 +33,14 @@ from seawall.saga import (
 from seawall.saga.operate import NotAllowed
 from seawall.saga.port import Verb
 
+Conduct = Callable[..., Sagas]
+
 
 class No(Exception):
     """Nothing happened."""
 
 
 FAST = sw.Backoff(base=0.001, cap=0.01)
-
-
-def conduct(tmp_path: Path, *sagas: Saga[Any, Any], **options: Any) -> Sagas:
-    """A Sagas over this test's file."""
-    return Sagas(f"sqlite:///{tmp_path}/sagas.db", sagas, **{"poll": 0.05, **options})
 
 
 async def until(condition: Callable[[], Any], seconds: float = 20) -> None:
@@ -62,7 +59,7 @@ async def status_of(handle: Any, *wanted: str) -> None:
         await asyncio.sleep(0.02)
 
 
-def test_branches_run_at_once_and_join(tmp_path: Path) -> None:
+def test_branches_run_at_once_and_join(conduct: Conduct) -> None:
     """A graph is not a list: what does not wait for each other runs together."""
 
     class Trip(Saga[str, str]):
@@ -84,13 +81,13 @@ def test_branches_run_at_once_and_join(tmp_path: Path) -> None:
             return f"{ctx.result(self.car)} and {ctx.result(self.hotel)} in {where}"
 
     async def main() -> None:
-        async with conduct(tmp_path, Trip()) as sagas:
+        async with conduct(Trip()) as sagas:
             assert await (await sagas.start(Trip, "Oslo")).result(20) == "car and hotel in Oslo"
 
     asyncio.run(main())
 
 
-def test_a_failing_branch_waits_for_the_other_and_both_are_taken_back(tmp_path: Path) -> None:
+def test_a_failing_branch_waits_for_the_other_and_both_are_taken_back(conduct: Conduct) -> None:
     """A branch that still runs may take effect; going back before it ends would leave that behind."""
     told: list[str] = []
 
@@ -120,7 +117,7 @@ def test_a_failing_branch_waits_for_the_other_and_both_are_taken_back(tmp_path: 
             told.append("never")
 
     async def main() -> None:
-        async with conduct(tmp_path, Trip()) as sagas:
+        async with conduct(Trip()) as sagas:
             with pytest.raises(SagaCompensated, match="hotel: RuntimeError: full"):
                 await (await sagas.start(Trip, None)).result(20)
 
@@ -128,7 +125,7 @@ def test_a_failing_branch_waits_for_the_other_and_both_are_taken_back(tmp_path: 
     assert sorted(told) == ["car", "no car", "no hotel Unknown('RuntimeError: full')"]
 
 
-def test_retry_repeats_with_one_key_and_a_late_rejection_proves_nothing(tmp_path: Path) -> None:
+def test_retry_repeats_with_one_key_and_a_late_rejection_proves_nothing(conduct: Conduct) -> None:
     """A first attempt that timed out may have happened, so a rejection after it is unknown, and the undo runs."""
     keys: list[str] = []
     undone: list[Any] = []
@@ -148,7 +145,7 @@ def test_retry_repeats_with_one_key_and_a_late_rejection_proves_nothing(tmp_path
             undone.append((ctx.undoes, paid))
 
     async def main() -> None:
-        async with conduct(tmp_path, Pay()) as sagas:
+        async with conduct(Pay()) as sagas:
             with pytest.raises(SagaCompensated, match="charge: No: declined") as told:
                 await (await sagas.start(Pay, 2)).result(20)
             assert told.value.status == "compensated"
@@ -160,7 +157,7 @@ def test_retry_repeats_with_one_key_and_a_late_rejection_proves_nothing(tmp_path
     assert isinstance(undone[0][1], Unknown)
 
 
-def test_behind_the_pivot_a_step_is_repeated_until_it_succeeds_and_tells_on_its_way(tmp_path: Path) -> None:
+def test_behind_the_pivot_a_step_is_repeated_until_it_succeeds_and_tells_on_its_way(conduct: Conduct) -> None:
     """After the point of no return the only way is forward, and a human hears of it."""
     events: list[str] = []
 
@@ -182,7 +179,7 @@ def test_behind_the_pivot_a_step_is_repeated_until_it_succeeds_and_tells_on_its_
             return f"after {ctx.attempt}"
 
     async def main() -> None:
-        async with conduct(tmp_path, Ship()) as sagas:
+        async with conduct(Ship()) as sagas:
             sagas.subscribe(lambda event: events.append(event.kind))
             handle = await sagas.start(Ship, None)
             with pytest.raises(SagaStuck, match="send has failed 3 times and goes on trying: OSError: not yet"):
@@ -194,7 +191,7 @@ def test_behind_the_pivot_a_step_is_repeated_until_it_succeeds_and_tells_on_its_
     assert events.count("saga.alert") == 1
 
 
-def test_at_most_once_is_never_repeated_after_a_crash_but_by_a_humans_word(tmp_path: Path) -> None:
+def test_at_most_once_is_never_repeated_after_a_crash_but_by_a_humans_word(conduct: Conduct) -> None:
     """An effect that must not happen twice: the saga is stuck, says so, and a human decides."""
     calls: list[int] = []
 
@@ -212,13 +209,13 @@ def test_at_most_once_is_never_repeated_after_a_crash_but_by_a_humans_word(tmp_p
         async def abort(self, ctx: Context, _: None, up: str | Unknown) -> None: ...
 
     async def main() -> None:
-        sagas = conduct(tmp_path, Once())
+        sagas = conduct(Once())
         await sagas.__aenter__()
         await sagas.start(Once, None, id="rocket")
         await until(lambda: calls)
         sagas.abandon()
         sagas.journal.leave()
-        async with conduct(tmp_path, Once()) as others:
+        async with conduct(Once()) as others:
             handle = await others.handle("rocket")
             with pytest.raises(SagaStuck, match="at_most_once: launch may have been started"):
                 await handle.result(20)
@@ -236,7 +233,7 @@ def test_at_most_once_is_never_repeated_after_a_crash_but_by_a_humans_word(tmp_p
 
 
 @pytest.mark.parametrize("answer", [Done("found"), NotDone(), Unknown("?")])
-def test_a_probe_is_asked_before_a_step_in_doubt_is_repeated(tmp_path: Path, answer: Any) -> None:
+def test_a_probe_is_asked_before_a_step_in_doubt_is_repeated(conduct: Conduct, answer: Any) -> None:
     """Who can be asked need not be guessed about."""
     calls: list[bool] = []
 
@@ -258,13 +255,13 @@ def test_a_probe_is_asked_before_a_step_in_doubt_is_repeated(tmp_path: Path, ans
             return answer
 
     async def main() -> None:
-        sagas = conduct(tmp_path, Ask())
+        sagas = conduct(Ask())
         await sagas.__aenter__()
         await sagas.start(Ask, None, id="a")
         await until(lambda: calls)
         sagas.abandon()
         sagas.journal.leave()
-        async with conduct(tmp_path, Ask()) as others:
+        async with conduct(Ask()) as others:
             wanted = "found" if isinstance(answer, Done) else "made"
             assert await (await others.handle("a")).result(20) == wanted
         sagas._close()
@@ -273,14 +270,10 @@ def test_a_probe_is_asked_before_a_step_in_doubt_is_repeated(tmp_path: Path, ans
     assert len(calls) == (1 if isinstance(answer, Done) else 2)
 
 
-def test_a_tx_step_commits_its_rows_its_record_and_its_events_together_or_nothing(tmp_path: Path) -> None:
+def test_a_tx_step_commits_its_rows_its_record_and_its_events_together_or_nothing(place: Any, conduct: Conduct) -> None:
     """Where business data and journal share a database, a step is exactly once, with no key at all."""
-    path = tmp_path / "sagas.db"
-    db = sqlite3.connect(path)
-    db.execute("PRAGMA journal_mode=WAL")
-    db.execute("CREATE TABLE account (name TEXT PRIMARY KEY, cents INTEGER)")
-    db.execute("INSERT INTO account VALUES ('ada', 100)")
-    db.commit()
+    place.rows("CREATE TABLE account (name TEXT PRIMARY KEY, cents INTEGER)")
+    place.rows("INSERT INTO account VALUES ('ada', 100)")
 
     class Debit(Saga[int, int]):
         name = "debit"
@@ -299,21 +292,47 @@ def test_a_tx_step_commits_its_rows_its_record_and_its_events_together_or_nothin
             return int(left)
 
     async def main() -> None:
-        async with conduct(tmp_path, Debit()) as sagas:
+        async with conduct(Debit()) as sagas:
             assert await (await sagas.start(Debit, 30)).result(20) == 70
             with pytest.raises(SagaCompensated, match="take: No: not enough") as told:
                 await (await sagas.start(Debit, 500)).result(20)
             assert told.value.status == "failed"
 
     asyncio.run(main())
-    assert db.execute("SELECT cents FROM account").fetchone() == (70,)
-    assert db.execute("SELECT aggregatetype, aggregateid, type, payload FROM saga_outbox").fetchall() == [
+    assert place.rows("SELECT cents FROM account") == [(70,)]
+    assert place.rows("SELECT aggregatetype, aggregateid, type, payload FROM saga_outbox") == [
         ("accounts", "ada", "Debited", '{"cents": 30}')
     ]
-    db.close()
 
 
-def test_a_start_in_the_callers_transaction_begins_when_it_commits_and_never_when_it_does_not(tmp_path: Path) -> None:
+def test_a_tx_step_that_holds_the_database_too_long_is_cut_off(place: Any, conduct: Conduct) -> None:
+    """One slow step must not hold up everybody's journal, and what it wrote is gone."""
+    place.rows("CREATE TABLE note (text TEXT)")
+
+    class Slow(Saga[None, None]):
+        name = "slow"
+
+        @step(tx=True, tx_limit=0.3)
+        def work(self, ctx: Context, _: None) -> None:
+            ctx.tx.execute("INSERT INTO note VALUES ('x')")
+            until = time.monotonic() + 20
+            while time.monotonic() < until:
+                ctx.tx.execute(
+                    "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i+1 FROM n WHERE i<100000) SELECT count(*) FROM n"
+                )
+
+    async def main() -> None:
+        async with conduct(Slow()) as sagas:
+            with pytest.raises(SagaCompensated, match=r"interrupt|canceling"):
+                await (await sagas.start(Slow, None)).result(15)
+
+    asyncio.run(main())
+    assert place.rows("SELECT * FROM note") == []
+
+
+def test_a_start_in_the_callers_transaction_begins_when_it_commits_and_never_when_it_does_not(
+    place: Any, conduct: Conduct, tmp_path: Path
+) -> None:
     """The order row and its saga are one fact."""
 
     class Tiny(Saga[int, int]):
@@ -324,22 +343,23 @@ def test_a_start_in_the_callers_transaction_begins_when_it_commits_and_never_whe
             return n
 
     async def main() -> None:
-        async with conduct(tmp_path, Tiny()) as sagas:
-            db = sqlite3.connect(tmp_path / "sagas.db")
-            db.execute("CREATE TABLE orders (id TEXT)")
+        async with conduct(Tiny()) as sagas:
+            place.rows("CREATE TABLE orders (id TEXT)")
+            db = place.connect()
             for id_, keep in (("a", True), ("b", False)):
-                db.execute("INSERT INTO orders VALUES (?)", (id_,))
+                db.execute(f"INSERT INTO orders VALUES ('{id_}')")
                 handle = await sagas.start(Tiny, 5, id=id_, tx=db)
                 db.commit() if keep else db.rollback()
             assert await (await sagas.handle("a")).result(20) == 5
             with pytest.raises(sw.SeawallError, match="there is no saga"):
                 await handle.result(1)
-            assert db.execute("SELECT id FROM orders").fetchall() == [("a",)]
+            assert not (await sagas.start(Tiny, 5, id="a", tx=db)).new
+            db.close()
+            assert place.rows("SELECT id FROM orders") == [("a",)]
             other = sqlite3.connect(tmp_path / "other.db")
-            with pytest.raises(TypeError, match="must be a connection to the journal's own file"):
+            with pytest.raises(TypeError, match="tx must be a"):
                 await sagas.start(Tiny, 5, tx=other)
             other.close()
-            db.close()
 
     asyncio.run(main())
 
@@ -367,13 +387,13 @@ class Locking(Saga[str, str]):
         return sku
 
 
-def test_a_semantic_lock_lets_one_saga_at_a_time_and_wakes_the_next(tmp_path: Path) -> None:
+def test_a_semantic_lock_lets_one_saga_at_a_time_and_wakes_the_next(conduct: Conduct) -> None:
     """What one saga has half changed no other one may build on (Richardson's semantic lock), and nobody is forgotten in the
     queue."""
 
     async def main() -> None:
         saga = Locking()
-        async with conduct(tmp_path, saga) as sagas:
+        async with conduct(saga) as sagas:
             handles = [await sagas.start(Locking, "a") for _ in range(5)]
             other = await sagas.start(Locking, "b")
             await until(lambda: saga.inside == 2)
@@ -387,7 +407,7 @@ def test_a_semantic_lock_lets_one_saga_at_a_time_and_wakes_the_next(tmp_path: Pa
     asyncio.run(main())
 
 
-def test_a_lock_can_fail_at_once_and_a_deadlock_ends_with_the_youngest_going_back(tmp_path: Path) -> None:
+def test_a_lock_can_fail_at_once_and_a_deadlock_ends_with_the_youngest_going_back(conduct: Conduct) -> None:
     """Two sagas that wait for each other would wait for ever."""
 
     class Quick(Saga[str, None]):
@@ -409,7 +429,7 @@ def test_a_lock_can_fail_at_once_and_a_deadlock_ends_with_the_youngest_going_bac
             return "both"
 
     async def main() -> None:
-        async with conduct(tmp_path, Locking(), Both(), Quick()) as sagas:
+        async with conduct(Locking(), Both(), Quick()) as sagas:
             held = await sagas.start(Locking, "x", id="holder")
             await asyncio.sleep(0.1)
             with pytest.raises(SagaCompensated, match="LockHeld: x is held by another saga"):
@@ -424,7 +444,7 @@ def test_a_lock_can_fail_at_once_and_a_deadlock_ends_with_the_youngest_going_bac
     asyncio.run(main())
 
 
-def test_a_version_that_changed_meanwhile_is_a_rejection(tmp_path: Path) -> None:
+def test_a_version_that_changed_meanwhile_is_a_rejection(conduct: Conduct) -> None:
     """Reread value: what was read in an earlier step must still be so when it is acted on."""
 
     class Edit(Saga[int, str]):
@@ -439,7 +459,7 @@ def test_a_version_that_changed_meanwhile_is_a_rejection(tmp_path: Path) -> None
             return "written"
 
     async def main() -> None:
-        async with conduct(tmp_path, Edit()) as sagas:
+        async with conduct(Edit()) as sagas:
             assert await (await sagas.start(Edit, 7)).result(20) == "written"
             with pytest.raises(SagaCompensated, match="VersionChanged: expected 7, found 8"):
                 await (await sagas.start(Edit, 8)).result(20)
@@ -447,7 +467,7 @@ def test_a_version_that_changed_meanwhile_is_a_rejection(tmp_path: Path) -> None
     asyncio.run(main())
 
 
-def test_a_failure_returns_to_the_savepoint_and_tries_again_from_there(tmp_path: Path) -> None:
+def test_a_failure_returns_to_the_savepoint_and_tries_again_from_there(conduct: Conduct) -> None:
     """Forward recovery: the dear part is done once, the doubtful part as often as it takes, each time under new keys."""
     calls: list[str] = []
 
@@ -476,7 +496,7 @@ def test_a_failure_returns_to_the_savepoint_and_tries_again_from_there(tmp_path:
                 raise No
 
     async def main() -> None:
-        async with conduct(tmp_path, Work()) as sagas:
+        async with conduct(Work()) as sagas:
             await (await sagas.start(Work, 2)).result(20)
             assert calls == ["dear", "cheap 0", "uncheap", "cheap 1", "uncheap", "cheap 2"]
             calls.clear()
@@ -503,8 +523,9 @@ class Inner(Saga[str, int]):
         self.undone.append(f"{text} {n}")
 
 
-def test_an_inner_saga_is_one_step_that_completes_or_is_taken_back_whole(tmp_path: Path) -> None:
+def test_an_inner_saga_is_one_step_that_completes_or_is_taken_back_whole(conduct: Conduct) -> None:
     """Sagas of sagas: the outer one's failure reaches into an inner one that has long completed."""
+    Inner.undone.clear()
 
     class Outer(Saga[str, int]):
         name = "outer"
@@ -517,7 +538,7 @@ def test_an_inner_saga_is_one_step_that_completes_or_is_taken_back_whole(tmp_pat
             return ctx.result(self.inner) + 1
 
     async def main() -> None:
-        async with conduct(tmp_path, Outer(), Inner()) as sagas:
+        async with conduct(Outer(), Inner()) as sagas:
             assert await (await sagas.start(Outer, "good")).result(20) == 9
             with pytest.raises(SagaCompensated, match="then: No"):
                 await (await sagas.start(Outer, "bad")).result(20)
@@ -541,21 +562,21 @@ class Approved(Saga[str, str]):
         return f"{text}: {ctx.result(self.word)}"
 
 
-def test_a_signal_is_kept_until_it_is_asked_for_and_counts_once(tmp_path: Path) -> None:
+def test_a_signal_is_kept_until_it_is_asked_for_and_counts_once(conduct: Conduct) -> None:
     """A signal can come early, twice, and while nobody runs the saga."""
 
     async def main() -> None:
-        async with conduct(tmp_path, Approved()) as sagas:
+        async with conduct(Approved()) as sagas:
             handle = await sagas.start(Approved, "a", id="a")
             await status_of(handle, "waiting")
             await until(lambda: sagas.snapshot().running == 0)
             assert await handle.signal("approved", "yes", id="1")
             assert not await handle.signal("approved", "no", id="1")
             assert await handle.result(20) == "a: yes"
-        async with conduct(tmp_path, Approved(), worker=False) as asks:
+        async with conduct(Approved(), worker=False) as asks:
             late = await asks.start(Approved, "b", id="b")
             assert await late.signal("approved", "early")
-        async with conduct(tmp_path, Approved()) as sagas:
+        async with conduct(Approved()) as sagas:
             assert await (await sagas.handle("b")).result(20) == "b: early"
             wrong = await sagas.start(Approved, "c")
             await wrong.signal("approved", 5)
@@ -565,7 +586,7 @@ def test_a_signal_is_kept_until_it_is_asked_for_and_counts_once(tmp_path: Path) 
     asyncio.run(main())
 
 
-def test_sleeps_signals_and_deadlines_end_in_time_also_over_a_restart(tmp_path: Path) -> None:
+def test_sleeps_signals_and_deadlines_end_in_time_also_over_a_restart(conduct: Conduct) -> None:
     """A wait belongs to the journal, not to a process."""
 
     class Nap(Saga[str, None]):
@@ -583,10 +604,10 @@ def test_sleeps_signals_and_deadlines_end_in_time_also_over_a_restart(tmp_path: 
 
     async def main() -> None:
         began = time.time()
-        async with conduct(tmp_path, Nap(), Late(), Due()) as sagas:
+        async with conduct(Nap(), Late(), Due()) as sagas:
             for saga in (Nap, Late, Due):
                 await sagas.start(saga, "x", id=saga.name)
-        async with conduct(tmp_path, Nap(), Late(), Due()) as sagas:
+        async with conduct(Nap(), Late(), Due()) as sagas:
             with pytest.raises(SagaCompensated, match="SignalTimeout: never did not come in time"):
                 await (await sagas.handle("late")).result(20)
             with pytest.raises(SagaCompensated, match="the saga's deadline passed"):
@@ -597,7 +618,7 @@ def test_sleeps_signals_and_deadlines_end_in_time_also_over_a_restart(tmp_path: 
     asyncio.run(main())
 
 
-def test_an_open_circuit_parks_the_saga_and_burns_no_attempt(tmp_path: Path) -> None:
+def test_an_open_circuit_parks_the_saga_and_burns_no_attempt(conduct: Conduct) -> None:
     """What was refused before it was sent is no failure of the step: the saga waits outside, and goes on when the circuit
     closes."""
     breaker = sw.CircuitBreaker(consecutive_failures=1, open_for=1.5)
@@ -612,7 +633,7 @@ def test_an_open_circuit_parks_the_saga_and_burns_no_attempt(tmp_path: Path) -> 
             return "called"
 
     async def main() -> None:
-        async with conduct(tmp_path, Call()) as sagas:
+        async with conduct(Call()) as sagas:
             breaker.try_call(lambda: 1 / 0 if False else (_ for _ in ()).throw(ConnectionError()))
             assert breaker.state == "open"
             handle = await sagas.start(Call, None)
@@ -624,7 +645,7 @@ def test_an_open_circuit_parks_the_saga_and_burns_no_attempt(tmp_path: Path) -> 
     assert attempts == [1]
 
 
-def test_a_failing_undo_goes_on_for_ever_tells_and_is_never_called_compensated(tmp_path: Path) -> None:
+def test_a_failing_undo_goes_on_for_ever_tells_and_is_never_called_compensated(conduct: Conduct) -> None:
     """Nobody's money is lost silently: the saga is stuck and seen, still tries, and a human can name another undo."""
     healed = False
     by: list[str] = []
@@ -651,7 +672,7 @@ def test_a_failing_undo_goes_on_for_ever_tells_and_is_never_called_compensated(t
 
     async def main() -> None:
         nonlocal healed
-        async with conduct(tmp_path, Pay()) as sagas:
+        async with conduct(Pay()) as sagas:
             for id_ in ("healed", "alternate", "skipped"):
                 with pytest.raises(
                     SagaStuck, match=r"charge\.undo has failed 4 times and goes on trying: OSError: bank is closed"
@@ -669,7 +690,7 @@ def test_a_failing_undo_goes_on_for_ever_tells_and_is_never_called_compensated(t
     asyncio.run(main())
 
 
-def test_a_human_can_turn_cancel_and_retry_but_not_against_the_rules(tmp_path: Path) -> None:
+def test_a_human_can_turn_cancel_and_retry_but_not_against_the_rules(conduct: Conduct) -> None:
     """Each word is checked against the saga's state, and leaves who said it and why."""
     gate = asyncio.Event()
 
@@ -697,7 +718,7 @@ def test_a_human_can_turn_cancel_and_retry_but_not_against_the_rules(tmp_path: P
 
     async def main() -> None:
         saga = Buy()
-        async with conduct(tmp_path, saga) as sagas:
+        async with conduct(saga) as sagas:
             handle = await sagas.start(Buy, None, id="a")
             with pytest.raises(SagaCompensated):
                 await handle.result(20)
@@ -721,7 +742,7 @@ def test_a_human_can_turn_cancel_and_retry_but_not_against_the_rules(tmp_path: P
     asyncio.run(main())
 
 
-def test_a_cancelled_saga_goes_back_even_in_the_middle_of_a_step(tmp_path: Path) -> None:
+def test_a_cancelled_saga_goes_back_even_in_the_middle_of_a_step(conduct: Conduct) -> None:
     """Cancel and the step's success are decided by one row: the late success is refused, and the step counts as possibly done."""
     inside = asyncio.Event()
     undone: list[Any] = []
@@ -739,7 +760,7 @@ def test_a_cancelled_saga_goes_back_even_in_the_middle_of_a_step(tmp_path: Path)
             undone.append(done)
 
     async def main() -> None:
-        async with conduct(tmp_path, Long()) as sagas:
+        async with conduct(Long()) as sagas:
             handle = await sagas.start(Long, None)
             await asyncio.wait_for(inside.wait(), 20)
             await handle.cancel("no longer wanted", actor="ada")
@@ -750,16 +771,16 @@ def test_a_cancelled_saga_goes_back_even_in_the_middle_of_a_step(tmp_path: Path)
     assert isinstance(undone[0], Unknown)
 
 
-def test_one_bad_saga_does_not_stop_the_others(tmp_path: Path) -> None:
+def test_one_bad_saga_does_not_stop_the_others(conduct: Conduct) -> None:
     """A journal with one unreadable input still serves everybody else (omicron#5947)."""
 
     async def main() -> None:
-        async with conduct(tmp_path, Approved(), worker=False) as asks:
+        async with conduct(Approved(), worker=False) as asks:
             for id_ in "abc":
                 await (await asks.start(Approved, id_, id=id_)).signal("approved", "yes")
             spoil = "UPDATE saga SET input='{' WHERE user_key='b'"
             await asks.committer.send(Verb(lambda tx: tx.execute(spoil)))
-        async with conduct(tmp_path, Approved()) as sagas:
+        async with conduct(Approved()) as sagas:
             assert await (await sagas.handle("a")).result(20) == "a: yes"
             assert await (await sagas.handle("c")).result(20) == "c: yes"
             with pytest.raises(SagaStuck, match="definition_mismatch: the input of approved b"):
@@ -768,11 +789,11 @@ def test_one_bad_saga_does_not_stop_the_others(tmp_path: Path) -> None:
     asyncio.run(main())
 
 
-def test_three_takeovers_without_a_record_are_a_crash_loop(tmp_path: Path) -> None:
+def test_three_takeovers_without_a_record_are_a_crash_loop(conduct: Conduct) -> None:
     """A saga that kills its workers must not kill all of them, one after the other, for ever."""
 
     async def main() -> None:
-        async with conduct(tmp_path, Approved(), worker=False) as asks:
+        async with conduct(Approved(), worker=False) as asks:
             await asks.start(Approved, "a", id="a")
             hashes = [Approved.definition.hash]
             for number in range(4):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 from collections.abc import Iterator
 
@@ -19,6 +20,7 @@ from seawall.saga.plan import (
     Undo,
     decide,
     fold,
+    must_sync,
     possibly_started,
     ready,
 )
@@ -272,11 +274,25 @@ def test_lost_records_widen_what_may_have_started_up_to_the_next_synced_one() ->
     """In edges and relaxed a power cut can lose middle records; what they led to must then count as possibly started."""
     graph = chain("a", "b", "p", "z", pivot="p")
     assert possibly_started(graph, Facts()) == {"a"}
-    assert possibly_started(graph, Facts(), "edges") == {"a", "b", "p"}
+    assert possibly_started(graph, Facts(), "edges") == {"a", "b"}  # the pivot begins only once all before it is synced
     facts = Facts()
     for name in "abp":
         write(facts, name, "do", "ok")
     assert possibly_started(graph, facts, "relaxed") == {"z"}
+
+
+def test_what_brings_the_pivots_turn_and_intents_are_synced_in_every_durability() -> None:
+    """A pivot in doubt is settled by running it, which needs the results of all that stands before it."""
+    graph = chain("a", "b", "p", "z", pivot="p")
+    facts, told = Facts(), []
+    for name in "abpz":
+        before = copy.deepcopy(facts)
+        write(facts, name, "do", "ok")
+        told.append(must_sync(graph, before, facts, [facts.done[name]]))
+    assert told == [False, True, False, False]
+    once = Graph((Node(name="a", at_most_once=True, undo=True),))
+    assert must_sync(once, Facts(), Facts(), [Record(1, "a", "intent", "intended")])
+    assert not must_sync(once, Facts(), Facts(), [Record(1, "a", "do", "ok")])
 
 
 def test_a_human_can_turn_a_saga_forward_again() -> None:

@@ -47,7 +47,7 @@ class Act:
         self.host = runner.host
         self.step: Step[Any] = runner.definition.steps[action.step]
         self.name = action.step
-        self.began = runner.host.clock.wall()
+        self.began = runner.host.now()
 
     async def run(self) -> None:
         """Do it and write down how it ended. Raises Postponed, LeaseLost."""
@@ -146,17 +146,17 @@ class Act:
             self.host.emit(
                 "saga.alert", runner.row, step=self.name, attempts=note["n"], error=note["error"], undo=key != self.name
             )
-            raise Postponed(clock.wall() + max(wait, SHORT * 1.01), f"{key} failed {note['n']} times")
+            raise Postponed(self.host.now() + max(wait, SHORT * 1.01), f"{key} failed {note['n']} times")
         self.host.emit("saga.attempt_failed", runner.row, step=self.name, attempt=note["n"], error=note["error"], wait=wait)
         if wait > SHORT:
-            raise Postponed(clock.wall() + wait, f"attempt {note['n']} failed: {note['error']}")
+            raise Postponed(self.host.now() + wait, f"attempt {note['n']} failed: {note['error']}")
         await clock.asleep(wait)
         return wait
 
     def _postpone(self, refusal: Rejected) -> None:
         """A policy refused: that burns no attempt, and the saga waits where waiting costs nothing."""
         wait = REFUSED if refusal.retry_after is None else min(max(refusal.retry_after, 0.01), 3600.0)
-        raise Postponed(self.host.clock.wall() + wait, f"refused by {refusal.policy}: {refusal}") from refusal
+        raise Postponed(self.host.now() + wait, f"refused by {refusal.policy}: {refusal}") from refusal
 
     async def _call(
         self, fn: Any, context: Context, args: tuple[Any, ...], timeout: float | None, entered: list[bool], *, through: Any = None
@@ -216,7 +216,7 @@ class Act:
         if isinstance(answer, NotDone):
             self.runner.started.discard(self.name)
         elif node.at_most_once:
-            raise Postponed(self.host.clock.wall() + 5.0, f"the probe of {self.name} does not know yet")
+            raise Postponed(self.host.now() + 5.0, f"the probe of {self.name} does not know yet")
         return False
 
     async def _probe(self, context: Context) -> Any:
@@ -234,7 +234,10 @@ class Act:
         wanted = list(options.locks(runner.input))
         until = self.host.clock.monotonic() + options.lock_wait
         while True:
-            verb = Verb(lambda tx: store.take_locks(tx, runner.row.id, runner.row.epoch, wanted, waits=options.on_lock != "fail"))
+            verb = Verb(
+                lambda tx: store.take_locks(tx, runner.row.id, runner.row.epoch, wanted, waits=options.on_lock != "fail"),
+                locks=True,
+            )
             held = await self.host.committer.send(verb)
             if not held:
                 return True
@@ -272,7 +275,7 @@ class Act:
             except LeaseLost:
                 raise
             except JournalError as error:
-                raise Postponed(self.host.clock.wall() + SHORT, f"the journal: {error}") from error
+                raise Postponed(self.host.now() + SHORT, f"the journal: {error}") from error
             except Exception as error:
                 note["error"] = f"{type(error).__name__}: {error}"[:500]
                 again = repeats.forever or (note["n"] < repeats.rule.attempts and worth(error, repeats.on))
@@ -293,11 +296,11 @@ class Act:
         def append(value: Any) -> Append:
             text = self._written(value)
             runner.results[self.name] = runner.read_result(self.name, text)
-            now = self.host.clock.wall()
+            now = self.host.now()
             line = Record(0, self.name, "do", "ok", self.action.round, context.attempt, text, None, self.began, now)
             return runner.append_of([line])
 
-        guard = Append(row.id, self.host.worker_id, row.epoch, runner.stamp + 1, [], row.status)
+        guard = Append(row.id, self.host.worker_id, row.epoch, runner.stamp + 1, runner.safe, [], row.status)
         self.host.journal.in_transaction(body, append, guard, step.options.tx_limit)
 
     # --- taking back

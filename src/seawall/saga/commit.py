@@ -73,6 +73,11 @@ class Committer:
             self._thread.join()
             self._thread = None
 
+    @property
+    def closed(self) -> bool:
+        """Whether it takes nothing more."""
+        return self._closing
+
     async def send(self, op: Op) -> Any:
         """Commit one operation; its result, or the error that it raised."""
         if self._inline:

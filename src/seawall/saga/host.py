@@ -10,7 +10,8 @@ from seawall.core.clock import Clock
 from seawall.saga.codec import Codec
 from seawall.saga.commit import Committer
 from seawall.saga.definition import Definition
-from seawall.saga.port import Journal, Row
+from seawall.saga.errors import JournalError
+from seawall.saga.port import Append, Journal, Row
 
 
 class Host(Protocol):
@@ -23,6 +24,7 @@ class Host(Protocol):
     worker_id: str
     closing: bool
 
+    def now(self) -> float: ...
     def emit(self, kind: str, row: Row, **data: Any) -> None: ...
     def ended(self, row: Row) -> None: ...
     def in_thread(self, fn: Callable[..., Any], *args: Any) -> asyncio.Future[Any]: ...
@@ -30,3 +32,18 @@ class Host(Protocol):
     def definition(self, hash: str) -> tuple[Definition, Any]: ...
     def child_of(self, saga: type) -> Definition: ...
     def kick(self) -> None: ...
+
+
+async def persist(host: Host, row: Row, op: Append) -> None:
+    """Commit, for as long as it takes: what a step did is not done again because the disk was full for a while. Raises
+    LeaseLost."""
+    for pause in (0.2, 0.5, 1.0, 2.0, *([5.0] * 1_000_000)):
+        try:
+            await host.committer.send(op)
+            return
+        except JournalError as error:
+            if host.committer.closed:
+                raise
+            host.emit("saga.journal_failed", row, error=error)
+            op.tries += 1
+            await host.clock.asleep(pause)

@@ -12,6 +12,7 @@ from seawall.saga.errors import NotAllowed, UnknownSaga
 from seawall.saga.plan import TERMINAL, Facts, Graph, Record, decide, fold, possibly_started
 from seawall.saga.port import Row, Tx
 
+DYNAMIC: Final = "dynamic"  # stands where sagas with a definition have the fingerprint of their input
 OPEN_END: Final = "UPDATE saga SET epoch=epoch+1, owner=NULL, stamp=0, takeovers=0, wake_at=?, updated=?"
 
 
@@ -75,6 +76,10 @@ def turn(tx: Tx, row: Row, outcome: str, why: str) -> None:
 def apply(tx: Tx, user_id: str, word: Word, name: str | None = None) -> Row:
     """Carry out an operator's word, and keep who said it and why. Raises NotAllowed or UnknownSaga, and then nothing happened."""
     row = store.find(tx, user_id, name)
+    if row.input_hash == DYNAMIC:
+        raise NotAllowed(
+            f"{row.name} {row.user_id} goes as its block says, so nobody else can say how; open it again with its id"
+        )
     graph = graph_for(tx, row)
     facts = fold(row.records)
     notes: dict[str, Any] = json.loads(row.notes) if row.notes else {}

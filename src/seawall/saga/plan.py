@@ -229,6 +229,14 @@ def ready(graph: Graph, facts: Facts) -> list[Node]:
     return [node for node in graph.nodes if node.name not in facts.done and all(facts.passed(above) for above in node.after)]
 
 
+def must_sync(graph: Graph, before: Facts, after: Facts, lines: Iterable[Record]) -> bool:
+    """Whether some lines must be on disk before anything else happens, in every durability: what brings the pivot's turn, for a
+    pivot that may have been started is settled by running it, and that needs all that stands before it; and an intent."""
+    pivot = graph.pivot
+    turn = pivot is not None and pivot in ready(graph, after) and pivot not in ready(graph, before)
+    return turn or any(line.phase == "intent" and graph.by_name[line.step].at_most_once for line in lines)
+
+
 def possibly_started(graph: Graph, facts: Facts, durability: Durability = "strict") -> frozenset[str]:
     """What an owner that is gone may have started: the ready steps when every record was synced; where records may be lost,
     also all that could follow them up to the next record that is always synced (the pivot's, and an intent's).
@@ -242,7 +250,7 @@ def possibly_started(graph: Graph, facts: Facts, durability: Durability = "stric
     for node in graph.nodes:
         free = node.name not in facts.done and not node.at_most_once
         barred = any(graph.by_name[above].pivot and above not in facts.done for above in graph.ancestors[node.name])
-        if free and not barred and all(facts.passed(above) or above in found for above in node.after):
+        if free and not barred and not node.pivot and all(facts.passed(above) or above in found for above in node.after):
             found.add(node.name)
     return frozenset(found)
 

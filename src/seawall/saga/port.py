@@ -47,15 +47,18 @@ class Started:
 class Append:
     """Lines for one saga's journal and its row's next state, refused unless (owner, epoch) still hold.
 
-    stamp: the number of this write within the epoch, so that a lost answer can be re-sent and compared. wake: seconds until the
+    stamp: the number of this write within the epoch, so that a lost answer can be re-sent and compared. after: the number of the
+    one before, which must be the last in the database too: a server that crashed may have lost it, and then nothing of ours
+    may be built on it. wake: seconds until the
     saga may run again; None = a wait without end, or no more. release: nobody owns it from now on. touched: what may have been
-    started, as JSON; None = not known. edge: must be synced in `edges`.
+    started, as JSON; None = not known. edge: must be synced in `edges`. must_sync: in every durability.
     """
 
     id: str
     owner: str
     epoch: int
     stamp: int
+    after: int
     records: list[Record]
     status: str
     wake: float | None = 0.0
@@ -65,16 +68,21 @@ class Append:
     output: str | None = None
     error: str | None = None
     edge: bool = False
+    must_sync: bool = False
     ends: bool = False
     tries: int = 0
 
 
 @dataclass(slots=True)
 class Verb:
-    """Anything else, run as one of the batch. It may be run again after a rollback, so it changes nothing but the database."""
+    """Anything else, run as one of the batch. It may be run again after a rollback, so it changes nothing but the database.
+
+    locks: it hands semantic locks over.
+    """
 
     run: Callable[[Tx], Any]
     edge: bool = True
+    locks: bool = False
     tries: int = 0
 
 
@@ -131,8 +139,12 @@ class Tx(Protocol):
         """The workers whose lease holds."""
         ...
 
-    def lock_rows(self) -> str:
-        """What to write behind a SELECT so that two claims never wait for each other."""
+    def lock_rows(self, *, skip: bool = False) -> str:
+        """What to write behind a SELECT so that its rows stay as they are; with `skip` what others hold is left out."""
+        ...
+
+    def lock_locks(self) -> None:
+        """Be the only transaction that hands semantic locks over."""
         ...
 
 
@@ -154,9 +166,13 @@ class StepTx(Protocol):
 
 
 class Journal(Protocol):
-    """A database that holds sagas. `apply` runs in the committer's one thread; `read` in any."""
+    """A database that holds sagas. `apply` runs in the committer's one thread; `read` in any.
+
+    timeline: see `Fence`. skew: seconds that the database's clock is ahead of this process's.
+    """
 
     timeline: int
+    skew: float
     capabilities: frozenset[str]
 
     def open(self) -> None:
@@ -228,4 +244,6 @@ def parks(op: Append) -> bool:
 
 def synced(ops: list[Op], durability: Durability) -> bool:
     """Whether a batch must reach the disk before anybody is told."""
-    return durability == "strict" or (durability == "edges" and any(op.edge for op in ops))
+    if durability == "relaxed":
+        return any(op.edge if isinstance(op, Verb) else isinstance(op, Append) and op.must_sync for op in ops)
+    return durability == "strict" or any(op.edge or (isinstance(op, Append) and op.must_sync) for op in ops)

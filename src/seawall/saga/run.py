@@ -10,10 +10,10 @@ from typing import Any, Final
 from seawall.saga import store
 from seawall.saga.act import Act
 from seawall.saga.context import Context
-from seawall.saga.errors import JournalError, LeaseLost, SagaError
-from seawall.saga.host import Host
+from seawall.saga.errors import LeaseLost, SagaError
+from seawall.saga.host import Host, persist
 from seawall.saga.lease import Fence
-from seawall.saga.plan import Decision, Do, Facts, Record, Undo, decide, fold, possibly_started
+from seawall.saga.plan import Decision, Do, Facts, Record, Undo, decide, fold, must_sync, possibly_started
 from seawall.saga.port import Append, Row, Verb
 from seawall.saga.waits import Postponed
 
@@ -38,7 +38,7 @@ class Runner:
         self.current: str | None = None
         self.nudged = asyncio.Event()
         self.signals: dict[str, str | None] = {}
-        self.stamp = 0
+        self.stamp = self.safe = 0
         self._drafts: list[Record] = []
         self._writing = asyncio.Lock()
         self._problem: BaseException | None = None
@@ -70,6 +70,8 @@ class Runner:
                 self.started = set(possibly_started(self.graph, self.facts, self.host.committer.durability))
             else:
                 self.started = set(json.loads(row.before))
+        steps = self.definition.steps  # a tx step without its record has not happened: they are one commit
+        self.started = {name for name in self.started if name not in steps or not steps[name].options.tx}
 
     def read_result(self, step: str, text: str | None) -> Any:
         """A step's result, as its type says."""
@@ -126,6 +128,9 @@ class Runner:
         if decision.finish is not None:
             await self._commit([], finish=decision)
             return True
+        if decision.stuck is not None and self.busy:
+            await self._wait_busy(NO_END)
+            return False
         if decision.stuck is not None:
             await self.stop(decision.stuck)
             return True
@@ -157,7 +162,7 @@ class Runner:
         note = self.notes.get(_note(action))
         if note is None or "until" not in note:
             return False
-        left = NO_END if note["until"] is None else note["until"] - self.host.clock.wall()
+        left = NO_END if note["until"] is None else note["until"] - self.host.now()
         if left > 0:
             waits.append(left)
         return left > 0
@@ -198,16 +203,13 @@ class Runner:
             await self.host.clock.asleep(seconds)
             return False
         if self.row.deadline is not None and not self.facts.whole:
-            seconds = min(seconds, max(0.0, self.row.deadline - self.host.clock.wall()))
+            seconds = min(seconds, max(0.0, self.row.deadline - self.host.now()))
         status = self._status(self.facts)
         status = status if status != "running" else "waiting"
-        await self._send(
-            Append(
-                self.row.id, self.host.worker_id, self.row.epoch, self._next_stamp(), [], status,
-                wake=None if seconds == NO_END else seconds, release=True, touched=json.dumps(sorted(self.started)),
-                notes=self._notes(), error=self._alert(), edge=True,
-            )
-        )  # fmt: skip
+        op = self._append([], status)
+        op.wake, op.release, op.touched = None if seconds == NO_END else seconds, True, json.dumps(sorted(self.started))
+        op.notes, op.error, op.edge = self._notes(), self._alert(), True
+        await self._send(op)
         self.row.status = status
         self.host.emit("saga.parked", self.row, seconds=seconds)
         if status == "stuck":
@@ -231,7 +233,7 @@ class Runner:
 
     async def _check_deadline(self) -> None:
         row = self.row
-        if row.deadline is None or self.facts.whole or self.facts.backward or self.host.clock.wall() < row.deadline:
+        if row.deadline is None or self.facts.whole or self.facts.backward or self.host.now() < row.deadline:
             return
         pivot = self.graph.pivot
         if pivot is None or not self.facts.passed(pivot.name):
@@ -244,7 +246,7 @@ class Runner:
         error: str | None = None, began: float = 0.0,
     ) -> None:  # fmt: skip
         """Write one line and wait until it is safe."""
-        line = Record(0, step, phase, outcome, round_, attempt, result, error, began, self.host.clock.wall())  # type: ignore[arg-type]
+        line = Record(0, step, phase, outcome, round_, attempt, result, error, began, self.host.now())  # type: ignore[arg-type]
         await self._commit([line])
 
     async def _commit(self, lines: list[Record], finish: Decision | None = None) -> None:
@@ -267,10 +269,11 @@ class Runner:
         if finish is None:
             written = {line.step for line in self._sent}
             finish = decide(self.graph, trial, frozenset(self.started - written), set(self.busy) - written)
-        op = Append(self.row.id, self.host.worker_id, self.row.epoch, self._next_stamp(), self._sent, self._status(trial))
+        op = self._append(self._sent, self._status(trial))
         op.notes = self._notes()
         op.error = self._alert()
         op.edge = any(self._is_edge(line) for line in self._sent)
+        op.must_sync = must_sync(self.graph, self.facts, trial, self._sent)
         self._ending = op if finish.finish is not None else None
         if finish.finish is not None:
             self._end(op, finish.finish, trial)
@@ -279,6 +282,7 @@ class Runner:
     def settle(self) -> None:
         """What was written is safe now: the facts say so too."""
         self.facts = self._after
+        self.safe = self.stamp
         for line in self._sent:
             if line.phase in ("do", "undo"):
                 self.started.discard(line.step)
@@ -322,10 +326,8 @@ class Runner:
 
     async def stop(self, reason: str) -> None:
         """Nobody but a human can go on."""
-        stamp, touched = self._next_stamp(), json.dumps(sorted(self.started))
-        op = Append(
-            self.row.id, self.host.worker_id, self.row.epoch, stamp, [], "stuck", wake=None, release=True, touched=touched
-        )
+        op = self._append([], "stuck")
+        op.wake, op.release, op.touched = None, True, json.dumps(sorted(self.started))
         op.error, op.notes, op.edge = reason, self._notes(), True
         await self._send(op)
         self.row.status, self.row.error = "stuck", reason
@@ -333,19 +335,12 @@ class Runner:
         self.host.ended(self.row)
 
     async def _send(self, op: Append) -> None:
-        """Commit, for as long as it takes: what a step did is not done again because the disk was full for a while."""
-        for pause in (0.2, 0.5, 1.0, 2.0, *([5.0] * 1_000_000)):
-            try:
-                await self.host.committer.send(op)
-                return
-            except JournalError as error:
-                self.host.emit("saga.journal_failed", self.row, error=error)
-                op.tries += 1
-                await self.host.clock.asleep(pause)
+        await persist(self.host, self.row, op)
+        self.safe = op.stamp
 
-    def _next_stamp(self) -> int:
+    def _append(self, lines: list[Record], status: str) -> Append:
         self.stamp += 1
-        return self.stamp
+        return Append(self.row.id, self.row.owner or "", self.row.epoch, self.stamp, self.safe, lines, status)
 
     def _is_edge(self, line: Record) -> bool:
         node = self.graph.by_name.get(line.step)
@@ -370,7 +365,7 @@ class Runner:
     async def shut(self) -> None:
         """Give the saga back at a clean end of this worker."""
         touched = json.dumps(sorted(self.started | set(self.busy) | ({self.current} if self.current else set())))
-        op = Append(self.row.id, self.host.worker_id, self.row.epoch, self._next_stamp(), [], self._status(self.facts), wake=0.0)
+        op = self._append([], self._status(self.facts))
         op.release, op.touched, op.notes = True, touched, self._notes()
         await self.host.committer.send(op)
 

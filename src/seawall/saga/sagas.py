@@ -5,10 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import sqlite3
 import uuid
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -26,7 +24,8 @@ from seawall.saga.handle import Handle
 from seawall.saga.journals import open_journal
 from seawall.saga.plan import Durability
 from seawall.saga.port import Hooks, Row, Start, Started, Verb
-from seawall.saga.worker import Worker, tags_text
+from seawall.saga.starting import SagasSnapshot, check_id, is_local, tags_text
+from seawall.saga.worker import Worker
 
 if TYPE_CHECKING:
     from seawall.saga.dynamic import Open
@@ -36,23 +35,6 @@ Out = TypeVar("Out")
 log = logging.getLogger("seawall.saga")
 
 
-@dataclass(frozen=True, slots=True)
-class SagasSnapshot:
-    """One `Sagas` at one moment. running: sagas in memory here. taken_over, fenced, rejoined: since it was opened. The rest is of
-    the committer: batches, operations in them, commits sent again, the longest commit in seconds."""
-
-    kind: str
-    name: str
-    worker: str | None
-    running: int
-    taken_over: int
-    rejoined: int
-    batches: int
-    ops: int
-    resent: int
-    longest_commit: float
-
-
 class Sagas:
     """A journal and the sagas that run by it: `async with Sagas("sqlite:///orders.db", [PlaceOrder(stock)]) as sagas`.
 
@@ -60,7 +42,8 @@ class Sagas:
     versions.
     worker: whether this process runs sagas, or only starts and asks. Default True.
     durability: "strict" (default) syncs every commit; "edges" syncs starts, pivots, intents, ends and operators' words, so that a
-        power cut may repeat the last steps with the same keys; "relaxed" syncs nothing by itself. A crash of this process alone
+        power cut may repeat the last steps with the same keys; "relaxed" syncs claims, operators' words, and what must be safe
+        before a pivot or an at_most_once step, so that a power cut may also lose the latest starts. A crash of this process alone
         loses nothing in any of them.
     lease: seconds, >= 0.5, after which a frozen worker's sagas are taken over. Default 10. poll: seconds between looks for work.
         Default 0.5. running: sagas in memory at once, >= 1. Default 100. threads: for plain functions. Default 16.
@@ -88,6 +71,7 @@ class Sagas:
         self.name = name
         self.worker_id = ""
         self.closing = False
+        self.opened: set[str] = set()
         self._by_hash: dict[str, tuple[Definition, Saga[Any, Any]]] = {}
         self._waiters: dict[str, list[asyncio.Future[Any]]] = {}
         self._sinks = Sinks()
@@ -185,7 +169,7 @@ class Sagas:
         """
         op = self._start_of(saga, input, id, tags)
         if tx is not None:
-            found = await asyncio.to_thread(self.journal.start_in, tx, op) if not _is_local(tx) else self.journal.start_in(tx, op)
+            found = await asyncio.to_thread(self.journal.start_in, tx, op) if not is_local(tx) else self.journal.start_in(tx, op)
             return self._handle(op, found)
         worker = self._worker
         if worker is not None and worker.has_room and op.hash in self._by_hash:
@@ -215,8 +199,7 @@ class Sagas:
     def _start_of(self, saga: Any, value: Any, user_id: str | None, tags: dict[str, str] | None) -> Start:
         definition = self.definition_of(saga)
         user_id = uuid.uuid4().hex if user_id is None else user_id
-        if not isinstance(user_id, str) or not 1 <= len(user_id) <= 200:
-            raise ValueError(f"id must be text of 1 to 200 characters; got {user_id!r:.250}")
+        check_id(user_id)
         what = f"the input of {definition.name} {user_id}"
         text = self.codec.write(value, what)
         self.codec.read(text, definition.input_type, what)
@@ -226,7 +209,7 @@ class Sagas:
         )  # fmt: skip
 
     def _row_of(self, op: Start) -> Row:
-        now = self.clock.wall()
+        now = self.now()
         deadline = None if op.deadline is None else now + op.deadline
         return Row(
             id=op.id, name=op.name, version=op.version, hash=op.hash, user_id=op.user_id, input=op.input, status="running",
@@ -270,11 +253,19 @@ class Sagas:
         age, most = units.seconds("older_than", older_than, zero=True), units.whole("limit", limit)
         return int(await self.committer.send(Verb(lambda tx: store.archive(tx, age, most), edge=False)))
 
-    def open(self, name: str, *, id: str) -> Open:
-        """A saga whose steps are only known as it goes: `async with sagas.open("trip", id=...) as s: await s.do(...)`."""
+    def open(self, name: str, *, id: str, ordered: bool = True) -> Open:
+        """A saga whose steps are only known as it goes: `async with sagas.open("trip", id=...) as s: await s.do(...)`.
+
+        name: 1 to 100 characters. id: 1 to 200 characters, unique per name; the same one opens it again after a crash. ordered:
+        whether its steps come one after the other, so that a block that goes another way after a crash is found at its first
+        step; default True. With False, steps with different names may run side by side, and it is found at the block's end.
+        """
+        if not isinstance(name, str) or not 1 <= len(name) <= 100:
+            raise ValueError(f"name must be text of 1 to 100 characters; got {name!r:.150}")
+        check_id(id)
         from seawall.saga.dynamic import Open
 
-        return Open(self, name, id)
+        return Open(self, name, id, ordered=ordered)
 
     # --- for the rest of the room
 
@@ -315,6 +306,10 @@ class Sagas:
         """Run a plain step."""
         assert self._worker is not None
         return self._worker.in_thread(fn, *args)
+
+    def now(self) -> float:
+        """The journal's moment, in seconds since 1970."""
+        return self.clock.wall() + self.journal.skew
 
     def kick(self) -> None:
         """Look for work now."""
@@ -382,8 +377,3 @@ class Sagas:
             "sagas", self.name, self.worker_id or None, len(worker.runners) if worker else 0, worker.taken_over if worker else 0,
             worker.rejoined if worker else 0, figures.batches, figures.ops, figures.resent, figures.longest,
         )  # fmt: skip
-
-
-def _is_local(connection: Any) -> bool:
-    """Whether a connection belongs to the thread that made it."""
-    return isinstance(connection, sqlite3.Connection)

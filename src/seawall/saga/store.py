@@ -9,7 +9,7 @@ from typing import Any, Final
 from seawall.saga.errors import LeaseLost, UnknownSaga
 from seawall.saga.journals.schema import COLUMNS, RECORD
 from seawall.saga.plan import TERMINAL, Record
-from seawall.saga.port import RUNNING, Row, Tx
+from seawall.saga.port import RUNNING, Append, Row, Tx
 
 CRASHES: Final = 3
 
@@ -45,7 +45,7 @@ def runnable(tx: Tx, hashes: Sequence[str], limit: int, *, columns: str = "id") 
     )
     if not living:
         sql = sql.replace(" AND (owner IS NULL OR owner NOT IN (NULL))", "")
-    return tx.execute(sql + tx.lock_rows(), (tx.now(), *hashes, *living, limit))
+    return tx.execute(sql + tx.lock_rows(skip=True), (tx.now(), *hashes, *living, limit))
 
 
 def claim(tx: Tx, worker: str, hashes: Sequence[str], limit: int) -> list[Row]:
@@ -53,6 +53,8 @@ def claim(tx: Tx, worker: str, hashes: Sequence[str], limit: int) -> list[Row]:
     if worker not in tx.living():
         raise LeaseLost(f"the lease of worker {worker} is over")
     found = [row_of(columns) for columns in runnable(tx, hashes, limit, columns=COLUMNS)]
+    living = tx.living()  # again: a worker that came meanwhile may have taken what we saw as a dead one's
+    found = [row for row in found if row.owner not in living]
     taken = []
     for row in found:
         if row.owner is not None and row.takeovers >= CRASHES:
@@ -93,7 +95,7 @@ def records(tx: Tx, ids: Sequence[str]) -> dict[str, list[Record]]:
 
 def find(tx: Tx, user_id: str, name: str | None = None) -> Row:
     """One saga by the user's id, or by its own. Raises UnknownSaga, also when the id belongs to several names."""
-    rows = tx.execute(f"SELECT {COLUMNS} FROM saga WHERE user_key=? OR id=?", (user_id, user_id))
+    rows = tx.execute(f"SELECT {COLUMNS} FROM saga WHERE user_key=? OR id=?" + tx.lock_rows(), (user_id, user_id))
     found = [row for row in map(row_of, rows) if name is None or row.name == name]
     if not found:
         raise UnknownSaga(f"there is no saga {user_id!r}{f' of the name {name!r}' if name else ''} in this journal")
@@ -105,8 +107,31 @@ def find(tx: Tx, user_id: str, name: str | None = None) -> Row:
 
 
 def owned(tx: Tx, worker: str) -> list[tuple[Any, ...]]:
-    """The sagas that a worker owns, as (id, epoch, attention)."""
-    return tx.execute("SELECT id, epoch, attention FROM saga WHERE owner=?", (worker,))
+    """The sagas that a worker owns, as (id, epoch, attention, hash)."""
+    return tx.execute("SELECT id, epoch, attention, def_hash FROM saga WHERE owner=?", (worker,))
+
+
+def written(tx: Tx, op: Append) -> LeaseLost | None:
+    """Whether a write was not for us to make, or was made already and only its answer was lost: then its lines are there."""
+    found = tx.execute("SELECT epoch, stamp, owner FROM saga WHERE id=?", (op.id,))
+    epoch, stamp, owner = found[0] if found else (None, 0, None)
+    if op.tries and epoch == op.epoch and stamp >= op.stamp:
+        seqs = [record.seq for record in op.records]
+        sql = f"SELECT seq, step, phase, outcome FROM saga_step WHERE saga_id=? AND epoch=? AND seq IN ({marks(seqs)})"
+        if set(tx.execute(sql, (op.id, op.epoch, *seqs))) == {(r.seq, r.step, r.phase, r.outcome) for r in op.records}:
+            return None
+    return LeaseLost(
+        f"saga {op.id} is owned by {owner} under epoch {epoch}, not by {op.owner} under {op.epoch}, or that lease is over"
+    )
+
+
+def adopt(tx: Tx, worker: str, sagas: dict[str, int]) -> None:
+    """Let go of sagas that a worker owns without running them, because an answer was lost: they can be claimed."""
+    for saga, epoch in sagas.items():
+        tx.execute(
+            "UPDATE saga SET owner=NULL, epoch=epoch+1, stamp=0, wake_at=? WHERE id=? AND owner=? AND epoch=?",
+            (tx.now(), saga, worker, epoch),
+        )
 
 
 def notice(tx: Tx, saga: str, epoch: int) -> None:
@@ -144,6 +169,7 @@ def nudge(tx: Tx, saga: str) -> None:
 
 def take_locks(tx: Tx, saga: str, epoch: int, targets: Iterable[str], *, waits: bool) -> list[str]:
     """Take all targets or none; what is held by other sagas. Raises LeaseLost for an owner that is none any more."""
+    tx.lock_locks()
     wanted = sorted(set(targets))
     if not tx.execute("SELECT 1 FROM saga WHERE id=? AND epoch=?", (saga, epoch)):
         raise LeaseLost(f"saga {saga} is not owned under epoch {epoch} any more")
@@ -162,6 +188,7 @@ def take_locks(tx: Tx, saga: str, epoch: int, targets: Iterable[str], *, waits: 
 
 def after_end(tx: Tx, saga: str) -> None:
     """A saga has ended: its locks are free, and who waited for them, or for it, looks again."""
+    tx.lock_locks()
     freed = [target for (target,) in tx.execute("DELETE FROM saga_lock WHERE saga_id=? RETURNING target", (saga,))]
     tx.execute("DELETE FROM saga_lock_wait WHERE saga_id=?", (saga,))
     if freed:

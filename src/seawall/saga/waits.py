@@ -29,7 +29,7 @@ async def _until(act: Act, length: float | None) -> float | None:
     if length is None:
         return None
     if act.name not in runner.facts.intents:
-        moment = act.host.clock.wall() + length
+        moment = act.host.now() + length
         await runner.record(act.name, "intent", "waits", round_=act.action.round, result=json.dumps(moment))
     return float(json.loads(runner.facts.intents[act.name].result or "0"))
 
@@ -38,7 +38,7 @@ async def wait_out(act: Act) -> None:
     """Wait a length of time that began when it was written down."""
     until = await _until(act, act.step.extra["length"])
     assert until is not None
-    if act.host.clock.wall() < until:
+    if act.host.now() < until:
         raise Postponed(until, f"{act.name} sleeps")
     await act.ended("ok", 1)
 
@@ -55,7 +55,7 @@ async def take_signal(act: Act) -> None:
             await act.ended("rejected", 1, error=f"{type(error).__name__}: {error}")
             return
         await act.ended("ok", 1, result=text)
-    elif until is not None and act.host.clock.wall() >= until:
+    elif until is not None and act.host.now() >= until:
         await act.ended("rejected", 1, error=f"{SignalTimeout.__name__}: {extra['signal']} did not come in time")
     else:
         raise Postponed(until, f"signal {extra['signal']}", outside=True)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-import json
 import threading
+import time
 import uuid
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Final
@@ -45,6 +45,7 @@ class Worker:
         self._polling: asyncio.Task[None] | None = None
         self._unlisten: Any = None
         self._swept = 0.0
+        self._strays: dict[str, int] = {}
         self._lost = False
 
     # --- beginning and end
@@ -109,12 +110,16 @@ class Worker:
 
     def _beat(self, stopped: threading.Event) -> None:
         """Extend the lease from a thread of its own: a step that blocks the loop must not cost every saga."""
+        held = time.monotonic()
         while not stopped.wait(self._lease / 3):
+            began = time.monotonic()
             try:
                 alive = self._sagas.journal.beat()
-            except Exception as error:  # whatever it is, the next beat tells whether the lease still holds
+            except Exception as error:  # whatever it is: without a beat for a whole lease, others may have our sagas
                 self._sagas.emit("saga.heartbeat_failed", None, error=error)
-                continue
+                alive = began - held < self._lease
+            else:
+                held = began
             if not alive:
                 if not self._loop.is_closed():
                     self._loop.call_soon_threadsafe(self._expired)
@@ -201,14 +206,10 @@ class Worker:
             await self._sweep()
 
     async def _check_own(self) -> None:
-        """See which of our sagas have something new, and which were taken from us by a human's word."""
-        if not self.runners:
-            return
-        before = {saga: runner.row.epoch for saga, (runner, _) in self.runners.items()}
-        worker = self.id
-        found = {
-            saga: (epoch, attention) for saga, epoch, attention in await self._sagas.read(lambda tx: store.owned(tx, worker))
-        }
+        """See which of our sagas have something new, which were taken from us, and which we own without knowing it."""
+        worker, before = self.id, {saga: runner.row.epoch for saga, (runner, _) in self.runners.items()}
+        rows = await self._sagas.read(lambda tx: store.owned(tx, worker))
+        found = {saga: (epoch, attention) for saga, epoch, attention, _ in rows}
         for saga, epoch in before.items():
             running = self.runners.get(saga)
             if running is None or running[0].row.epoch != epoch or running[0].left:
@@ -219,6 +220,18 @@ class Worker:
                 running[1].cancel()
             elif attention:
                 running[0].nudged.set()
+        await self._adopt(
+            {saga: epoch for saga, epoch, _, kind in rows if saga not in self.runners and kind in self._sagas.hashes}
+        )
+
+    async def _adopt(self, strays: dict[str, int]) -> None:
+        """What we own in two looks without running it, because an answer was lost on its way, is taken anew."""
+        again = {saga: epoch for saga, epoch in strays.items() if self._strays.get(saga) == epoch}
+        self._strays = strays
+        if again:
+            worker = self.id
+            self._sagas.emit("saga.adopted", None, sagas=len(again))
+            await self._sagas.committer.send(Verb(lambda tx: store.adopt(tx, worker, again)))
 
     async def _sweep(self) -> None:
         for saga in await self._sagas.read(store.deadlocked):
@@ -270,12 +283,3 @@ class Worker:
     def in_thread(self, fn: Any, *args: Any) -> asyncio.Future[Any]:
         """Run a plain function in the pool."""
         return self._loop.run_in_executor(self._pool, fn, *args)
-
-
-def tags_text(tags: dict[str, str] | None) -> str | None:
-    """A saga's tags as they are stored. Raises ValueError for too many."""
-    if not tags:
-        return None
-    if len(tags) > 20 or any(not isinstance(part, str) or len(part) > 200 for item in tags.items() for part in item):
-        raise ValueError(f"tags must be at most 20 pairs of text of at most 200 characters; got {tags!r:.200}")
-    return json.dumps(tags, sort_keys=True)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Final
+import json
+import uuid
+from typing import Any, Final
 
-VERSION: Final = 1
+from seawall.saga.errors import JournalTooNew
+from seawall.saga.port import Tx
 
-TABLES: Final = (
+_FIRST: Final = (
     """CREATE TABLE IF NOT EXISTS saga (
         id TEXT PRIMARY KEY, name TEXT NOT NULL, version INTEGER NOT NULL, def_hash TEXT NOT NULL, user_key TEXT NOT NULL,
         input_hash TEXT NOT NULL, input TEXT, status TEXT NOT NULL, epoch INTEGER NOT NULL, stamp INTEGER NOT NULL,
@@ -42,6 +45,7 @@ TABLES: Final = (
         created {real} NOT NULL, published {real})""",
     "CREATE TABLE IF NOT EXISTS saga_meta (key TEXT PRIMARY KEY, value TEXT NOT NULL)",
 )
+MIGRATIONS: tuple[tuple[str, ...], ...] = (_FIRST,)  # the step to version n stands at n - 1, and never changes once released
 WORDS: Final = {
     "sqlite": {"real": "REAL", "without": " WITHOUT ROWID", "saga_with": "", "serial": "INTEGER PRIMARY KEY AUTOINCREMENT"},
     "postgres": {
@@ -58,6 +62,31 @@ COLUMNS: Final = (
 RECORD: Final = "seq, step, phase, outcome, round, attempt, result, error, started, ended"
 
 
-def tables(kind: str) -> list[str]:
-    """The statements that make all tables, for one kind of database."""
-    return [text.format(**WORDS[kind]) for text in TABLES]
+def migrate(tx: Tx, kind: str, place: str) -> None:
+    """Bring the tables to the newest version, in the transaction `tx`. Raises JournalTooNew when they are newer than that."""
+    known = "SELECT count(*) FROM sqlite_master WHERE name='saga_meta'"
+    if kind == "postgres":
+        known = "SELECT count(*) FROM pg_tables WHERE tablename='saga_meta' AND schemaname=current_schema()"
+    rows = tx.execute("SELECT value FROM saga_meta WHERE key='version'") if tx.execute(known)[0][0] else []
+    found, newest = int(rows[0][0]) if rows else 0, len(MIGRATIONS)
+    if found > newest:
+        raise JournalTooNew(
+            f"the journal {place} has tables of version {found}, this Seawall knows {newest}: "
+            "upgrade Seawall, or use another journal"
+        )
+    for step in MIGRATIONS[found:]:
+        for statement in step:
+            tx.execute(statement.format(**WORDS[kind]))
+    if found < newest:
+        tx.execute("DELETE FROM saga_meta WHERE key='version'")
+        tx.execute("INSERT INTO saga_meta (key, value) VALUES ('version', ?)", (str(newest),))
+
+
+def outbox(tx: Tx, topic: str, key: str, kind: str, payload: Any) -> str:
+    """Put an event into the outbox; its id."""
+    event = uuid.uuid4().hex
+    tx.execute(
+        "INSERT INTO saga_outbox (id, aggregatetype, aggregateid, type, payload, created) VALUES (?,?,?,?,?,?)",
+        (event, topic, key, kind, json.dumps(payload), tx.now()),
+    )
+    return event

@@ -15,33 +15,33 @@ import queue
 import socket
 import sqlite3
 import threading
-import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 from seawall.core import clock as clocks
 from seawall.core.clock import Clock
+from seawall.core.errors import SeawallError
 from seawall.saga.errors import (
     JournalError,
     JournalFull,
     JournalLocked,
     JournalMissing,
     JournalReadOnly,
-    JournalTooNew,
     LeaseLost,
 )
 from seawall.saga.journals.alive import Alive, boot_id
 from seawall.saga.journals.disk import warn_of_networks
-from seawall.saga.journals.schema import VERSION, tables
+from seawall.saga.journals.schema import migrate, outbox
 from seawall.saga.port import Append, Op, Start, Started, Verb, parks
+from seawall.saga.store import after_end, written
 
 _START: Final = """INSERT INTO saga (id, name, version, def_hash, user_key, input_hash, input, status, epoch, stamp, owner,
     wake_at, deadline, parent, tags, created, updated)
     VALUES (?,?,?,?,?,?,?,?,?,0,?,?,?,?,?,?,?) ON CONFLICT (user_key, name) DO NOTHING"""
 _UPDATE: Final = """UPDATE saga SET stamp=?, status=?, wake_at=CASE WHEN ? AND attention=1 THEN ? ELSE ? END,
     owner=CASE WHEN ? THEN NULL ELSE owner END, touched=?, notes=?, output=?, error=?,
-    takeovers=CASE WHEN ? THEN 0 ELSE takeovers END, updated=? WHERE id=? AND epoch=? AND owner=? AND stamp<?"""
+    takeovers=CASE WHEN ? THEN 0 ELSE takeovers END, updated=? WHERE id=? AND epoch=? AND owner=? AND stamp=?"""
 _RECORD: Final = """INSERT INTO saga_step (saga_id, seq, step, phase, outcome, round, attempt, result, error, worker, epoch,
     started, ended) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?)"""
 _CODES: Final = {8: JournalReadOnly, 13: JournalFull, 5: JournalLocked, 6: JournalLocked, 14: JournalMissing}
@@ -79,18 +79,16 @@ class SqliteTx:
         """Workers whose file says that they live."""
         return [name for (name,) in self.execute("SELECT id FROM saga_worker") if self._journal.lives(name)]
 
-    def lock_rows(self) -> str:
+    def lock_rows(self, *, skip: bool = False) -> str:  # noqa: ARG002  # answers to the port
         """There is one writer at a time anyway."""
         return ""
 
+    def lock_locks(self) -> None:
+        """For the same reason."""
+
     def publish(self, topic: str, key: str, kind: str, payload: Any) -> str:
         """Put an event into the outbox."""
-        event = uuid.uuid4().hex
-        self.execute(
-            "INSERT INTO saga_outbox (id, aggregatetype, aggregateid, type, payload, created) VALUES (?,?,?,?,?,?)",
-            (event, topic, key, kind, json.dumps(payload), self.now()),
-        )
-        return event
+        return outbox(self, topic, key, kind, payload)
 
 
 class SqliteJournal:
@@ -100,6 +98,7 @@ class SqliteJournal:
     """
 
     timeline = 1
+    skew = 0.0
     capabilities = frozenset({"tx", "locks", "edges", "start_in"})
 
     def __init__(self, path: str | Path, *, clock: Clock | None = None, busy: float = 10.0) -> None:
@@ -142,20 +141,16 @@ class SqliteJournal:
         return connection
 
     def _prepare(self, connection: sqlite3.Connection) -> None:
-        found = connection.execute("PRAGMA user_version").fetchone()[0]
-        if found > VERSION:
-            raise JournalTooNew(
-                f"the journal {self.path} has tables of version {found}, this Seawall knows {VERSION}: upgrade it"
-            )
         mode = connection.execute("PRAGMA journal_mode=WAL").fetchone()[0]
         if mode != "wal":
             raise JournalError(f"the journal {self.path} cannot use a write-ahead log (its mode stays {mode}); use a local disk")
-        if found < VERSION:
-            connection.execute("BEGIN IMMEDIATE")
-            for statement in tables("sqlite"):
-                connection.execute(statement)
-            connection.execute(f"PRAGMA user_version={VERSION}")
+        connection.execute("BEGIN IMMEDIATE")
+        try:
+            migrate(SqliteTx(self, connection), "sqlite", str(self.path))
             connection.execute("COMMIT")
+        finally:
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
 
     def close(self) -> None:
         """Close every connection. The lease is ended by `leave`."""
@@ -204,14 +199,24 @@ class SqliteJournal:
         """Run a batch in one transaction."""
         with self._transaction(sync=sync) as tx:
             now = tx.now()
-            return [self._one(tx, op, now) for op in ops]
+            return [self._one(tx, op, now, alone=len(ops) == 1) for op in ops]
 
-    def _one(self, tx: SqliteTx, op: Op, now: float) -> Any:
+    def _one(self, tx: SqliteTx, op: Op, now: float, *, alone: bool) -> Any:
         if isinstance(op, Append):
             return self._append(tx.connection, op, now)
         if isinstance(op, Start):
             return self._start(tx.connection, op, now)
-        return op.run(tx)
+        if alone:
+            return op.run(tx)
+        tx.connection.execute("SAVEPOINT verb")
+        try:
+            return op.run(tx)
+        except SeawallError as refusal:  # it takes back what it did, and the others stand
+            tx.connection.execute("ROLLBACK TO verb")
+            return refusal
+        finally:
+            if tx.connection.in_transaction:
+                tx.connection.execute("RELEASE verb")
 
     def _start(self, connection: sqlite3.Connection, op: Start, now: float) -> Started:
         deadline = None if op.deadline is None else now + op.deadline
@@ -240,8 +245,8 @@ class SqliteJournal:
             bool(op.records),
             now,
         )
-        if connection.execute(_UPDATE, (*state, op.id, op.epoch, op.owner, op.stamp)).rowcount == 0:
-            return self._refused(connection, op)
+        if connection.execute(_UPDATE, (*state, op.id, op.epoch, op.owner, op.after)).rowcount == 0:
+            return written(SqliteTx(self, connection), op)
         if op.records:
             connection.executemany(
                 _RECORD,
@@ -252,17 +257,8 @@ class SqliteJournal:
                 ],
             )  # fmt: skip
         if op.ends:
-            from seawall.saga.store import after_end
-
             after_end(SqliteTx(self, connection), op.id)
         return None
-
-    def _refused(self, connection: sqlite3.Connection, op: Append) -> LeaseLost | None:
-        """Whether a write was not for us to make, or was made already and only its answer was lost."""
-        found = connection.execute("SELECT epoch, stamp, owner FROM saga WHERE id=?", (op.id,)).fetchone()
-        if found is not None and op.tries and found[0] == op.epoch and found[1] >= op.stamp:
-            return None
-        return LeaseLost(f"saga {op.id} is owned under epoch {found and found[0]}, not {op.epoch}: {found and found[2]}")
 
     # --- reading
 
@@ -311,8 +307,8 @@ class SqliteJournal:
         try:
             with self._my_turn():
                 self._ours(connection, "BEGIN IMMEDIATE")
-                held = (guard.id, guard.epoch, guard.owner)
-                if not connection.execute("SELECT 1 FROM saga WHERE id=? AND epoch=? AND owner=?", held).fetchone():
+                held = (guard.id, guard.epoch, guard.owner, guard.after)
+                if not connection.execute("SELECT 1 FROM saga WHERE id=? AND epoch=? AND owner=? AND stamp=?", held).fetchone():
                     raise LeaseLost(f"saga {guard.id} is not owned under epoch {guard.epoch} any more")
                 timer.start()
                 result = fn(SqliteTx(self, connection))
