@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 import subprocess
 import sys
+import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -107,6 +108,18 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Place]:
 def url(place: Place) -> str:
     """The URL of this test's journal."""
     return place.url
+
+
+@pytest.fixture
+def fresh(place: Place, tmp_path: Path, request: pytest.FixtureRequest) -> Callable[[], str]:
+    """A way to get further empty journals of the same kind."""
+
+    def made() -> str:
+        if place.kind == "sqlite":
+            return f"sqlite:///{tmp_path}/{uuid.uuid4().hex}.db"
+        return str(request.getfixturevalue("postgres").database())
+
+    return made
 
 
 @pytest.fixture
