@@ -92,6 +92,24 @@ class Server:
             self.stop(crash=True)
         shutil.rmtree(self.home, ignore_errors=True)
 
+    def standby(self) -> Server:
+        """A copy that follows this server, on a port of its own."""
+        copy = Server.__new__(Server)
+        copy.home = Path(tempfile.mkdtemp(prefix="seawall-standby-"))
+        copy._user, copy._bin, copy._fsync, copy.port = self._user, self._bin, self._fsync, free_port()
+        if self._user:
+            os.chown(copy.home, self._user["user"], self._user["group"])
+        command = [str(self._bin / "pg_basebackup"), "-D", str(copy.home / "data"), "-R", "-c", "fast"]
+        command += ["-d", self.url("postgres")]
+        subprocess.run(command, check=True, capture_output=True, cwd=copy.home, **self._user)
+        copy.start()
+        return copy
+
+    def promote(self) -> None:
+        """Make this standby the primary."""
+        with psycopg.connect(self.url("postgres"), autocommit=True) as connection:
+            assert connection.execute("SELECT pg_promote(true, 60)").fetchone() == (True,)
+
     def url(self, database: str) -> str:
         return f"postgresql://shop:hunter2@127.0.0.1:{self.port}/{database}"
 

@@ -11,7 +11,7 @@ from seawall.core.runtime import refuse_under_loop
 from seawall.saga import operate, store
 from seawall.saga.errors import ResultTimeout, SagaCompensated, SagaStuck
 from seawall.saga.plan import TERMINAL
-from seawall.saga.port import Row, Verb
+from seawall.saga.port import Row
 
 if TYPE_CHECKING:
     from seawall.saga.sagas import Sagas
@@ -105,5 +105,4 @@ class Handle(Generic[Out]):
     async def cancel(self, reason: str, *, actor: str = "caller") -> None:
         """Take the saga back. Raises NotAllowed when it has ended or has passed its pivot."""
         word = operate.Word("cancel", actor, reason)
-        await self._sagas.committer.send(Verb(lambda tx: operate.apply(tx, self.saga_id, word)))
-        self._sagas.taken(self.saga_id)
+        await self._sagas.operate(self.saga_id, word)

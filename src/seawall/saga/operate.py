@@ -73,9 +73,14 @@ def turn(tx: Tx, row: Row, outcome: str, why: str) -> None:
     reopen(tx, row, "compensating" if outcome == "backward" else "running")
 
 
-def apply(tx: Tx, user_id: str, word: Word, name: str | None = None) -> Row:
-    """Carry out an operator's word, and keep who said it and why. Raises NotAllowed or UnknownSaga, and then nothing happened."""
+def apply(tx: Tx, user_id: str, word: Word, name: str | None = None, token: str | None = None) -> Row:
+    """Carry out an operator's word, and keep who said it and why. Raises NotAllowed or UnknownSaga, and then nothing happened.
+
+    token: of this word, so that it counts once when a lost answer makes it be sent again.
+    """
     row = store.find(tx, user_id, name)
+    if token is not None and tx.execute("SELECT 1 FROM saga_operator WHERE token=?", (token,)):
+        return row
     if row.input_hash == DYNAMIC:
         raise NotAllowed(
             f"{row.name} {row.user_id} goes as its block says, so nobody else can say how; open it again with its id"
@@ -89,8 +94,8 @@ def apply(tx: Tx, user_id: str, word: Word, name: str | None = None) -> Row:
         raise NotAllowed(f"{row.name} {row.user_id} is {row.status}; nothing more can be done about it")
     _VERBS[word.verb](tx, row, graph, facts, notes, word)
     tx.execute(
-        "INSERT INTO saga_operator (at, saga_id, verb, step, actor, reason, detail) VALUES (?,?,?,?,?,?,?)",
-        (tx.now(), row.id, word.verb, word.step, word.actor.strip(), word.reason.strip(), word.value),
+        "INSERT INTO saga_operator (at, saga_id, verb, step, actor, reason, detail, token) VALUES (?,?,?,?,?,?,?,?)",
+        (tx.now(), row.id, word.verb, word.step, word.actor.strip(), word.reason.strip(), word.value, token),
     )
     return store.find(tx, row.id)
 

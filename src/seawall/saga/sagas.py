@@ -47,7 +47,8 @@ class Sagas:
         loses nothing in any of them.
     lease: seconds, >= 0.5, after which a frozen worker's sagas are taken over. Default 10. poll: seconds between looks for work.
         Default 0.5. running: sagas in memory at once, >= 1. Default 100. threads: for plain functions. Default 16.
-    grace: seconds that steps get to end when it is closed. Default 10.
+    grace: seconds that steps get to end when it is closed. Default 10. archive_after: seconds (or "90d") after its last change
+        that a worker moves an ended saga into the archive table, where its id is free again; default None = never.
     largest: bytes of one payload. Default 1 MiB. cipher: hides every payload. name: of this worker in the journal.
     queue: operations that may wait for the journal before `start` raises Overloaded. Default 10 000. Further options go to the
     journal.
@@ -58,6 +59,7 @@ class Sagas:
     def __init__(
         self, url: str, sagas: Iterable[Saga[Any, Any]] = (), *, worker: bool = True, durability: Durability = "strict",
         lease: float | str = 10.0, poll: float | str = 0.5, running: int = 100, threads: int = 16, grace: float | str = 10.0,
+        archive_after: float | str | None = None,
         largest: int = LARGEST, cipher: Cipher | None = None, name: str = "worker", queue: int = 10_000,
         clock: Clock | None = None, hooks: Hooks | None = None, inline: bool = False, **options: Any,
     ) -> None:  # fmt: skip
@@ -79,6 +81,7 @@ class Sagas:
             "running": units.whole("running", running), "threads": units.whole("threads", threads),
             "lease": units.seconds("lease", lease, above=0.5), "poll": units.seconds("poll", poll),
             "grace": units.seconds("grace", grace, zero=True),
+            "archive_after": None if archive_after is None else units.seconds("archive_after", archive_after),
         }  # fmt: skip
         self._is_worker = worker
         self._worker: Worker | None = None
@@ -233,7 +236,8 @@ class Sagas:
     async def signal(self, id: str, name: str, payload: Any = None, *, signal_id: str | None = None) -> bool:
         """Send a signal to the saga of this id; see `Handle.signal`."""
         text = self.codec.write(payload, f"the payload of signal {name}")
-        fresh = await self.committer.send(Verb(lambda tx: store.send_signal(tx, id, name, text, signal_id)))
+        key = signal_id or uuid.uuid4().hex
+        fresh = await self.committer.send(Verb(lambda tx: store.send_signal(tx, id, name, text, key))) or signal_id is None
         if self._worker is not None:
             row: Row = await self.read(lambda tx: store.find(tx, id))
             self._worker._nudge(row.id)
@@ -241,7 +245,8 @@ class Sagas:
 
     async def operate(self, id: str, word: operate.Word, *, name: str | None = None) -> Row:
         """Carry out an operator's word on the saga of this id; see `seawall.saga.operate`. Raises NotAllowed or UnknownSaga."""
-        row: Row = await self.committer.send(Verb(lambda tx: operate.apply(tx, id, word, name)))
+        token = uuid.uuid4().hex
+        row: Row = await self.committer.send(Verb(lambda tx: operate.apply(tx, id, word, name, token)))
         self.taken(row.id)
         return row
 
@@ -363,6 +368,8 @@ class Sagas:
         """Tell what happened; what needs a human is logged too."""
         if kind in ("saga.stuck", "saga.alert", "saga.failed_inside"):
             log.error("%s %s %s: %s", kind, row and row.name, row and row.user_id, data)
+        if kind == "saga.fenced" and self._worker is not None:
+            self._worker.fenced += 1
         if not (self._sinks or everywhere):
             return
         whose = {} if row is None else {"id": row.user_id, "saga": row.id}
@@ -375,5 +382,6 @@ class Sagas:
         figures, worker = self.committer.figures, self._worker
         return SagasSnapshot(
             "sagas", self.name, self.worker_id or None, len(worker.runners) if worker else 0, worker.taken_over if worker else 0,
-            worker.rejoined if worker else 0, figures.batches, figures.ops, figures.resent, figures.longest,
+            worker.fenced if worker else 0, worker.rejoined if worker else 0, figures.batches,
+            figures.ops, figures.resent, figures.longest,
         )  # fmt: skip

@@ -18,6 +18,7 @@ class SagasSnapshot:
     worker: str | None
     running: int
     taken_over: int
+    fenced: int
     rejoined: int
     batches: int
     ops: int

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
@@ -145,13 +144,13 @@ def signals(tx: Tx, saga: str) -> dict[str, str | None]:
     return {name: payload for name, payload in rows}  # noqa: C416  # the first in time comes last, and stays
 
 
-def send_signal(tx: Tx, user_id: str, name: str, payload: str | None, signal_id: str | None) -> bool:
+def send_signal(tx: Tx, user_id: str, name: str, payload: str | None, signal_id: str) -> bool:
     """Keep a signal and wake its saga; False when this signal id came before. Raises UnknownSaga."""
     row = find(tx, user_id)
     fresh = tx.execute(
         "INSERT INTO saga_signal (saga_id, signal_id, name, payload, at) VALUES (?,?,?,?,?) "
         "ON CONFLICT DO NOTHING RETURNING name",
-        (row.id, signal_id or uuid.uuid4().hex, name, payload, tx.now()),
+        (row.id, signal_id, name, payload, tx.now()),
     )
     nudge(tx, row.id)
     return bool(fresh)
@@ -243,7 +242,8 @@ def archive(tx: Tx, older_than: float, limit: int) -> int:
     import json
 
     rows = tx.execute(
-        f"SELECT {COLUMNS} FROM saga WHERE status IN ({marks(TERMINAL)}) AND updated < ? ORDER BY updated LIMIT ?",
+        f"SELECT {COLUMNS} FROM saga WHERE status IN ({marks(TERMINAL)}) AND updated < ? "
+        "ORDER BY updated LIMIT ?" + tx.lock_rows(skip=True),
         (*TERMINAL, tx.now() - older_than, limit),
     )
     found = [row_of(columns) for columns in rows]

@@ -22,12 +22,15 @@ if TYPE_CHECKING:
 
 CLAIM: Final = 50
 SWEEP: Final = 2.0  # seconds between looks for deadlocks
+ARCHIVE: Final = 60.0  # seconds between looks for what is old enough for the archive
 
 
 class Worker:
     """What a `Sagas` runs when it is a worker. All of it lives on one event loop, but the heartbeat, which has its own thread."""
 
-    def __init__(self, sagas: Sagas, *, running: int, threads: int, lease: float, poll: float, grace: float) -> None:
+    def __init__(
+        self, sagas: Sagas, *, running: int, threads: int, lease: float, poll: float, grace: float, archive_after: float | None
+    ) -> None:
         self._sagas = sagas
         self.id = ""
         self.runners: dict[str, tuple[Runner, asyncio.Task[None]]] = {}
@@ -38,6 +41,8 @@ class Worker:
         self._lease = lease
         self._every = poll
         self._grace = grace
+        self._archive_after = archive_after
+        self._archived = -ARCHIVE
         self._kick = asyncio.Event()
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="seawall-saga")
         self._stopped = threading.Event()
@@ -204,6 +209,9 @@ class Worker:
         if self._sagas.uses_locks and now - self._swept >= SWEEP:
             self._swept = now
             await self._sweep()
+        if self._archive_after is not None and now - self._archived >= ARCHIVE:
+            self._archived = now
+            await self._sagas.archive(self._archive_after)
 
     async def _check_own(self) -> None:
         """See which of our sagas have something new, which were taken from us, and which we own without knowing it."""

@@ -24,7 +24,7 @@ from seawall.core import clock as clocks
 from seawall.core import units
 from seawall.core.clock import Clock
 from seawall.core.errors import SeawallError
-from seawall.saga.errors import JournalError, JournalMissing, LeaseLost
+from seawall.saga.errors import JournalError, JournalMissing, JournalReadOnly, LeaseLost
 from seawall.saga.journals import postgres_sql as sql
 from seawall.saga.journals.alive import boot_id
 from seawall.saga.journals.postgres_sql import dialect
@@ -104,6 +104,8 @@ class PostgresJournal:
             raise ValueError('url must read like "postgresql://user@host:5432/database"; the driver cannot read it') from None
         self._target = str(parts.get("dbname") or parts.get("user") or "")
         self._place = f"{parts.get('host', 'the local socket')}:{parts.get('port', 5432)}/{self._target}"
+        patience = "" if self._pooled else f"-c lock_timeout={int(self._busy * 1000)}"  # a pooler takes no options
+        self._options = f"{parts.get('options') or ''} {patience}".strip()
         self.timeline = 0
         self.skew = 0.0
         self.unheard = 0
@@ -140,7 +142,7 @@ class PostgresJournal:
             raise JournalMissing(f"the journal {self._place} is closed")
         return psycopg.connect(
             url or self._url, autocommit=True, prepare_threshold=None if self._pooled else 5, connect_timeout=10,
-            application_name="seawall", keepalives_idle=10, keepalives_interval=5, keepalives_count=3,
+            application_name="seawall", options=self._options, keepalives_idle=10, keepalives_interval=5, keepalives_count=3,
         )  # fmt: skip
 
     def _write_connection(self) -> Connection:
@@ -150,6 +152,8 @@ class PostgresJournal:
             assert found is not None
             self.timeline, self._sync_by_itself, moment = int(found[0]), bool(found[1]), float(found[2])
             self.skew = moment - self.clock.wall()
+            if not self.timeline:
+                raise JournalReadOnly(f"the journal {self._place}: {sql.READ_ONLY}")
         return self._writer
 
     def close(self) -> None:
@@ -182,7 +186,10 @@ class PostgresJournal:
             writer = self._write_connection()
             simple = all(isinstance(op, Append) and not op.ends for op in ops)
             if simple and sync == self._sync_by_itself and len({op.id for op in ops if isinstance(op, Append)}) == len(ops):
-                return self._appends(PostgresTx(writer), cast(list[Append], ops))
+                tx = PostgresTx(writer)
+                results = self._appends(tx, cast(list[Append], ops))
+                self._ring(tx.woken)
+                return results
             with self._transaction(writer, sync=sync) as tx:
                 if any(op.locks if isinstance(op, Verb) else isinstance(op, Append) and op.ends for op in ops):
                     tx.lock_locks()  # first of all, so that no two of us wait for each other's rows
@@ -228,6 +235,7 @@ class PostgresJournal:
     def _appends(self, tx: PostgresTx, ops: list[Append]) -> list[LeaseLost | None]:
         rows = tx.connection.execute(sql.APPEND, sql.appends(ops)).fetchall()
         kept = {row[0] for row in rows}
+        tx.woken += [op.id for op in ops if op.release and op.wake == 0.0 and op.id in kept]  # given back: who takes it?
         return [None if op.id in kept else written(tx, op) for op in ops]
 
     def _ring(self, sagas: list[str]) -> None:

@@ -52,12 +52,13 @@ BEAT: Final = f"UPDATE saga_worker SET until={NOW} + %s WHERE id=%s AND until > 
 LEAVE: Final = "DELETE FROM saga_worker WHERE id=%s"
 HOLDS: Final = f"""SELECT s.stamp FROM saga s JOIN saga_worker w ON w.id=s.owner AND w.until > {NOW}
   WHERE s.id=%s AND s.epoch=%s AND s.owner=%s AND s.stamp=%s FOR UPDATE OF s"""
-TIMELINE: Final = f"""SELECT ('x' || left(pg_walfile_name(pg_current_wal_lsn()), 8))::bit(32)::int,
+TIMELINE: Final = f"""SELECT CASE WHEN pg_is_in_recovery() THEN 0
+    ELSE ('x' || left(pg_walfile_name(pg_current_wal_lsn()), 8))::bit(32)::int END,
   current_setting('synchronous_commit') <> 'off', {NOW}"""
 
 
 AGAIN: Final = ("40001", "40P01", "57P01", "57P02", "57P03", "57P05", "08000", "08001", "08003", "08004", "08006")
-_READ_ONLY: Final = "it takes no writes, as a standby does: connect to the primary"
+READ_ONLY: Final = "it takes no writes, as a standby does: connect to the primary"
 _RIGHTS: Final = "this role may not use its tables: grant it the rights"
 _FULL: Final = "its disk or memory is full: free some; sagas go on by themselves then"
 _LOCKED: Final = "somebody else holds its rows or tables locked: end that transaction"
@@ -66,11 +67,8 @@ _AWAY: Final = (
     "with its id"
 )
 _KINDS: Final[dict[str, tuple[type[JournalError], str]]] = {
-    "25006": (JournalReadOnly, _READ_ONLY), "42501": (JournalReadOnly, _RIGHTS), "53100": (JournalFull, _FULL),
+    "25006": (JournalReadOnly, READ_ONLY), "42501": (JournalReadOnly, _RIGHTS), "53100": (JournalFull, _FULL),
     "53200": (JournalFull, _FULL), "55P03": (JournalLocked, _LOCKED),
-    "3D000": (JournalMissing, "there is no such database: create it"),
-    "28000": (JournalMissing, "this user may not enter"), "28P01": (JournalMissing, "this user may not enter"),
-    "53300": (JournalMissing, "it takes no more connections: raise max_connections, or use a pooler and listen_url"),
 }  # fmt: skip
 
 

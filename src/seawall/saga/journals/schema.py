@@ -36,7 +36,7 @@ _FIRST: Final = (
         target TEXT NOT NULL, saga_id TEXT NOT NULL, since {real} NOT NULL, PRIMARY KEY (target, saga_id))""",
     """CREATE TABLE IF NOT EXISTS saga_operator (
         id {serial}, at {real} NOT NULL, saga_id TEXT NOT NULL, verb TEXT NOT NULL, step TEXT, actor TEXT NOT NULL,
-        reason TEXT NOT NULL, detail TEXT)""",
+        reason TEXT NOT NULL, detail TEXT, token TEXT UNIQUE)""",
     """CREATE TABLE IF NOT EXISTS saga_archive (
         id TEXT PRIMARY KEY, name TEXT NOT NULL, user_key TEXT NOT NULL, status TEXT NOT NULL, created {real} NOT NULL,
         updated {real} NOT NULL, saga TEXT NOT NULL)""",
