@@ -187,7 +187,7 @@ def test_four_workers_killed_and_frozen_at_random_end_every_saga(
     tmp_path: Path, url: str, workers: Any, soak_seconds: float, soak_seed: int, durability: str
 ) -> None:
     """S1 to S3 at once: 0 lost, 0 duplicate effects per key, 100 % ended, in every durability. 5 000 sagas in a soak of 600 s."""
-    small = 80 if durability == "strict" else 40
+    small = 50 if durability == "strict" else 25
     sagas = small if soak_seconds <= 5 else int(soak_seconds * 5000 / 600)
     print(campaign(url, tmp_path, workers, sagas=sagas, seed=soak_seed, durability=durability))
 
@@ -202,7 +202,7 @@ def test_a_postgresql_that_crashes_under_four_workers_loses_what_the_durability_
     doubles an effect, and workers that live on never build on a record that is gone."""
     server = Server(fsync=True)
     try:
-        sagas = 40 if soak_seconds <= 5 else int(soak_seconds)
+        sagas = 30 if soak_seconds <= 5 else int(soak_seconds)
         url = server.database()
         print(campaign(url, tmp_path, workers, sagas=sagas, seed=soak_seed, durability=durability, server=server))
     finally:
