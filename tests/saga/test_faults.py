@@ -13,11 +13,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
 from ledger import STEPS, Ledger, Order, PlaceOrder
 from postgres_server import Server
 
-from seawall.saga import JournalError, Sagas, store
+from seawall.saga import Context, JournalError, LeaseLost, Saga, Sagas, step, store
+from seawall.saga.journals import postgres_steps
 from seawall.saga.journals.schema import COLUMNS
 from seawall.saga.plan import TERMINAL
 
@@ -240,3 +242,52 @@ async def start_until(sagas: Sagas, number: int) -> Any:
         except JournalError:
             await asyncio.sleep(0.1)
     raise AssertionError("the server never came back")
+
+
+def test_a_server_that_dies_under_a_tx_step_costs_no_attempt_and_doubles_no_row(tmp_path: Path) -> None:
+    """Its transaction is gone with the server, so it runs again; a commit whose answer was lost is looked up, not redone."""
+    server = Server()
+    url = server.database()
+    with psycopg.connect(url) as connection:
+        connection.execute("CREATE TABLE note (id TEXT)")
+    crashed: list[int] = []
+
+    class Note(Saga[None, str]):
+        name = "note"
+
+        @step(tx=True)
+        def write(self, ctx: Context, _: None) -> str:
+            ctx.tx.execute("INSERT INTO note VALUES (?)", (ctx.key,))
+            if not crashed:
+                crashed.append(1)
+                server.stop(crash=True)
+                server.start()
+                ctx.tx.execute("SELECT 1")
+            return f"attempt {ctx.attempt}"
+
+    async def main() -> None:
+        async with Sagas(url, [Note()], poll=0.1) as sagas:
+            handle = await sagas.start(Note, None, id="a")
+            assert await handle.result(60) == "attempt 1"
+            commit = postgres_steps._commit
+            lost: list[int] = []
+
+            def deaf(journal: Any, connection: Any, guard: Any) -> None:
+                commit(journal, connection, guard)
+                if not lost:
+                    lost.append(1)
+                    raise LeaseLost("the answer of the commit was lost")
+
+            postgres_steps._commit = deaf  # type: ignore[assignment]
+            try:
+                assert await (await sagas.start(Note, None, id="b")).result(60) == "attempt 1"
+            finally:
+                postgres_steps._commit = commit
+            assert lost
+
+    try:
+        asyncio.run(main())
+        with psycopg.connect(url) as connection:
+            assert connection.execute("SELECT count(*), count(DISTINCT id) FROM note").fetchone() == (2, 2)
+    finally:
+        server.close()

@@ -323,7 +323,7 @@ def test_a_tx_step_that_holds_the_database_too_long_is_cut_off(place: Any, condu
 
     async def main() -> None:
         async with conduct(Slow()) as sagas:
-            with pytest.raises(SagaCompensated, match=r"interrupt|canceling"):
+            with pytest.raises(SagaCompensated, match=r"interrupt|canceling|longer than its"):
                 await (await sagas.start(Slow, None)).result(15)
 
     asyncio.run(main())
@@ -785,6 +785,26 @@ def test_one_bad_saga_does_not_stop_the_others(conduct: Conduct) -> None:
             assert await (await sagas.handle("c")).result(20) == "c: yes"
             with pytest.raises(SagaStuck, match="definition_mismatch: the input of approved b"):
                 await (await sagas.handle("b")).result(20)
+
+    asyncio.run(main())
+
+
+def test_an_error_whose_words_no_database_takes_is_written_all_the_same(conduct: Conduct) -> None:
+    """A driver's message can hold anything; it must not keep its saga from being written down."""
+
+    class Odd(Saga[None, None]):
+        name = "odd"
+
+        @step(rejects=No, undo="none")
+        async def work(self, ctx: Context, _: None) -> None:
+            raise No("a\0b\ud800c")
+
+    async def main() -> None:
+        async with conduct(Odd()) as sagas:
+            with pytest.raises(SagaCompensated, match=r"work: No: a\ufffdb.c"):
+                await (await sagas.start(Odd, None)).result(10)
+            with pytest.raises(ValueError, match="printable"):
+                await sagas.start(Odd, None, id="a\0")
 
     asyncio.run(main())
 

@@ -277,6 +277,9 @@ class Act:
             except JournalError as error:
                 raise Postponed(self.host.now() + SHORT, f"the journal: {error}") from error
             except Exception as error:
+                if self.host.journal.retryable(error):
+                    note["n"] -= 1
+                    raise Postponed(self.host.now() + SHORT, f"the database: {error}") from error
                 note["error"] = f"{type(error).__name__}: {error}"[:500]
                 again = repeats.forever or (note["n"] < repeats.rule.attempts and worth(error, repeats.on))
                 if isinstance(error, step.options.rejects or ()) or not again:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, Protocol
 
 from seawall.core.clock import Clock
@@ -34,9 +35,16 @@ class Host(Protocol):
     def kick(self) -> None: ...
 
 
+def storable(text: str | None) -> str | None:
+    """An error's words as every database takes them: no NUL, and nothing that is half a character."""
+    return None if text is None else text.replace("\0", "\ufffd").encode("utf-8", "replace").decode()
+
+
 async def persist(host: Host, row: Row, op: Append) -> None:
     """Commit, for as long as it takes: what a step did is not done again because the disk was full for a while. Raises
     LeaseLost."""
+    op.error = storable(op.error)
+    op.records = [record if record.error is None else replace(record, error=storable(record.error)) for record in op.records]
     for pause in (0.2, 0.5, 1.0, 2.0, *([5.0] * 1_000_000)):
         try:
             await host.committer.send(op)

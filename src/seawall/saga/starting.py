@@ -37,8 +37,8 @@ def tags_text(tags: dict[str, str] | None) -> str | None:
 
 def check_id(id: Any) -> None:
     """Raises ValueError for what cannot be a saga's id."""
-    if not isinstance(id, str) or not 1 <= len(id) <= 200:
-        raise ValueError(f"id must be text of 1 to 200 characters; got {id!r:.250}")
+    if not isinstance(id, str) or not 1 <= len(id) <= 200 or not id.isprintable():
+        raise ValueError(f"id must be text of 1 to 200 printable characters; got {id!r:.250}")
 
 
 def is_local(connection: Any) -> bool:

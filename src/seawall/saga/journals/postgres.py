@@ -173,10 +173,11 @@ class PostgresJournal:
     @contextlib.contextmanager
     def _transaction(self, connection: Connection, *, sync: bool) -> Iterator[PostgresTx]:
         with connection.transaction():
-            self._set_sync(connection, sync=sync)
+            self.set_sync(connection, sync=sync)
             yield PostgresTx(connection)
 
-    def _set_sync(self, connection: Connection, *, sync: bool) -> None:
+    def set_sync(self, connection: Connection, *, sync: bool) -> None:
+        """Whether this transaction's commit waits for the disk."""
         if sync != self._sync_by_itself:
             connection.execute(f"SET LOCAL synchronous_commit = {'on' if sync else 'off'}")
 
@@ -301,6 +302,11 @@ class PostgresJournal:
     def tx(self, connection: Connection) -> PostgresTx:
         """A connection's transaction."""
         return PostgresTx(connection)
+
+    def cut(self, connection: Connection) -> None:
+        """End the statement that runs on a connection, if one does."""
+        with contextlib.suppress(psycopg.Error):  # then there is nothing left to end
+            connection.cancel_safe(timeout=5.0)
 
     def append_one(self, connection: Connection, op: Append) -> LeaseLost | None:
         """One append in a transaction that is under way."""

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import threading
-import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from seawall.core.errors import SeawallError
 from seawall.saga.errors import LeaseLost
 from seawall.saga.journals import postgres_sql as sql
+from seawall.saga.journals.limit import limited
 from seawall.saga.port import Append
 
 if TYPE_CHECKING:
@@ -24,20 +24,15 @@ def run_step(
     except LeaseLost for a commit whose answer was lost: the saga is then loaded again, and its journal tells."""
     with journal.translated():
         connection = journal.connect()
-    timer = threading.Timer(limit, connection.cancel_safe)
-    timer.daemon = True
     try:
         with journal.translated():
             connection.execute("BEGIN")
+            journal.set_sync(connection, sync=True)
             connection.execute(f"SET LOCAL idle_in_transaction_session_timeout = {max(1, int(limit * 1000))}")
             if not connection.execute(sql.HOLDS, (guard.id, guard.epoch, guard.owner, guard.after)).fetchone():
                 raise LeaseLost(f"saga {guard.id} is not owned under epoch {guard.epoch} any more, or that lease is over")
-        timer.start()
-        began = time.monotonic()
-        result = fn(journal.tx(connection))
-        timer.cancel()
-        if time.monotonic() - began > limit:
-            raise TimeoutError(f"the step held its transaction for longer than its {limit:g} s")
+        with limited(lambda: journal.cut(connection), limit):
+            result = fn(journal.tx(connection))
         op = append(result)
         with journal.translated():
             lost = journal.append_one(connection, op)
@@ -46,7 +41,6 @@ def run_step(
         _commit(journal, connection, guard)
         return result
     finally:
-        timer.cancel()
         connection.close()
 
 

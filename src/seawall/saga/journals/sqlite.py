@@ -32,6 +32,7 @@ from seawall.saga.errors import (
 )
 from seawall.saga.journals.alive import Alive, boot_id
 from seawall.saga.journals.disk import warn_of_networks
+from seawall.saga.journals.limit import limited
 from seawall.saga.journals.schema import migrate, outbox
 from seawall.saga.port import Append, Op, Start, Started, Verb, parks
 from seawall.saga.store import after_end, written
@@ -303,23 +304,20 @@ class SqliteJournal:
     def in_transaction(self, fn: Callable[[SqliteTx], Any], append: Callable[[Any], Append], guard: Append, limit: float) -> Any:
         """Run a tx step under the writers' turn, on a connection of its own that is interrupted after `limit` seconds."""
         connection = self._connect()
-        timer = threading.Timer(limit, connection.interrupt)
         try:
             with self._my_turn():
                 self._ours(connection, "BEGIN IMMEDIATE")
                 held = (guard.id, guard.epoch, guard.owner, guard.after)
                 if not connection.execute("SELECT 1 FROM saga WHERE id=? AND epoch=? AND owner=? AND stamp=?", held).fetchone():
                     raise LeaseLost(f"saga {guard.id} is not owned under epoch {guard.epoch} any more")
-                timer.start()
-                result = fn(SqliteTx(self, connection))
-                timer.cancel()
+                with limited(connection.interrupt, limit):
+                    result = fn(SqliteTx(self, connection))
                 lost = self._append(connection, append(result), self.clock.wall())
                 if lost is not None:
                     raise lost
                 self._ours(connection, "COMMIT")
             return result
         finally:
-            timer.cancel()
             if connection.in_transaction:
                 connection.execute("ROLLBACK")
             connection.close()
