@@ -184,6 +184,7 @@ def test_a_real_deadlock_is_sent_again_whole(postgres: Any) -> None:
         return 1
 
     with psycopg.connect(url) as other:
+        other.execute("SET deadlock_timeout = '60s'")  # so that it is the server's look at ours that finds it
         other.execute("UPDATE saga SET notes='theirs' WHERE id='b'")
         answer: list[Any] = []
         thread = threading.Thread(target=lambda: answer.append(lane.committer.send_sync(Verb(cross))))

@@ -364,6 +364,35 @@ def test_a_start_in_the_callers_transaction_begins_when_it_commits_and_never_whe
     asyncio.run(main())
 
 
+def test_a_start_takes_the_callers_connection_as_it_is(place: Any, conduct: Conduct) -> None:
+    """Asynchronous drivers and row factories of the caller's own taste are everyday things."""
+    import psycopg
+    from psycopg.rows import dict_row
+
+    async def main() -> None:
+        async with conduct(Approved()) as sagas:
+            db = place.connect()
+            taste = (lambda cursor, row: {"n": row}) if place.kind == "sqlite" else dict_row
+            db.row_factory = taste
+            for _ in range(2):
+                await sagas.start(Approved, "x", id="a", tx=db)
+                db.commit()
+            db.close()
+            await (await sagas.handle("a")).signal("approved", "yes")
+            assert await (await sagas.handle("a")).result(20) == "x: yes"
+            if place.kind == "sqlite":
+                return
+            async with await psycopg.AsyncConnection.connect(place.url, row_factory=dict_row) as later:
+                assert (await sagas.start(Approved, "x", id="b", tx=later)).new
+                assert not (await sagas.start(Approved, "x", id="b", tx=later)).new
+                with pytest.raises(sw.SeawallError):
+                    await sagas.handle("b")
+            await (await sagas.handle("b")).signal("approved", "yes")
+            assert await (await sagas.handle("b")).result(20) == "x: yes"
+
+    asyncio.run(main())
+
+
 class Locking(Saga[str, str]):
     """Holds a lock from its first step to its end."""
 

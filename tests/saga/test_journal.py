@@ -7,6 +7,7 @@ import base64
 import json
 import os
 import sqlite3
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +19,7 @@ from ledger import Ledger, Order, PlaceOrder
 from postgres_server import Server
 
 import seawall.saga.journals.schema as schema
+from seawall.core.errors import MissingExtra
 from seawall.saga import (
     Context,
     InputChanged,
@@ -33,7 +35,9 @@ from seawall.saga import (
 )
 from seawall.saga.errors import JournalFull, JournalLocked, JournalMissing, JournalReadOnly, JournalTooNew
 from seawall.saga.journals import disk, open_journal
+from seawall.saga.journals.alive import Alive, boot_id, boot_now
 from seawall.saga.journals.postgres_sql import can_heal, dialect, problem
+from seawall.saga.port import Verb
 
 Conduct = Callable[..., Sagas]
 
@@ -407,3 +411,61 @@ def test_the_ledger_saga_is_the_same_on_both_journals(place: Any, conduct: Condu
         (4, "quote", "undo", "ok", 0, 1, None, 1),
         (5, "reserve", "undo", "ok", 0, 1, None, 1),
     ]
+
+
+def test_a_missing_driver_and_an_unknown_scheme_say_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first error that many will meet: one line that can be copied."""
+    monkeypatch.delitem(sys.modules, "seawall.saga.journals.postgres", raising=False)
+    monkeypatch.setitem(sys.modules, "psycopg", None)
+    with pytest.raises(MissingExtra, match=r'pip install "seawall\[postgres\]"'):
+        Sagas("postgresql://localhost/x")
+    with pytest.raises(ValueError, match="url must begin with one of postgres, postgresql, sqlite; got 'mysql'"):
+        Sagas("mysql://x")
+    for bad in ("orders.db", "sqlite://orders.db", "sqlite:///"):
+        with pytest.raises(ValueError, match="must read like"):
+            Sagas(bad)
+
+
+def test_liveness_on_one_machine_is_a_lock_and_a_moment_of_the_clock_since_boot(tmp_path: Path) -> None:
+    """A dead process is seen at once, a frozen one when its moment passes; the time of day has no part in it."""
+    ours, theirs = Alive(tmp_path / "w"), Alive(tmp_path / "w")
+    ours.begin("a", 60)
+    assert theirs.lives("a")
+    assert not theirs.lives("b")
+    theirs.begin("short", 0.05)
+    time.sleep(0.06)
+    assert not ours.lives("short"), "its lock holds, its moment has passed"
+    assert not theirs.beat(), "who was late counts as dead, and stays so"
+    (tmp_path / "w" / "dead").write_text(f"{boot_now() + 60:020.6f} {boot_now() + 60:020.6f}\n")
+    assert not ours.lives("dead"), "its moment has not come, and nobody holds its lock"
+    assert ours.beat()
+    assert ours.end() == "a"
+    assert not theirs.lives("a")
+    assert boot_id() == boot_id()
+
+
+def test_dead_workers_are_forgotten_once_they_own_nothing(place: Any, conduct: Conduct) -> None:
+    """A pod that restarts every hour for a year must not leave nine thousand rows to look through."""
+
+    async def main() -> None:
+        for n in range(3):
+            sagas = conduct(Echo())
+            await sagas.__aenter__()
+            if n == 1:
+                sagas.journal.apply([Verb(own)], sync=True)
+            sagas.abandon()
+            if place.kind == "postgres":
+                place.rows("UPDATE saga_worker SET until=0")
+            else:
+                os.close(sagas.journal._alive._mine[0])  # type: ignore[attr-defined]
+            sagas._close()
+        async with conduct(Echo()):
+            pass
+
+    def own(tx: Any) -> None:
+        tx.execute("UPDATE saga_worker SET host='owner'")
+        sql = "INSERT INTO saga (id,name,version,def_hash,user_key,input_hash,status,epoch,stamp,owner,created,updated)"
+        tx.execute(sql + " SELECT 'x','x',1,'x','x','x','running',1,0,id,0,0 FROM saga_worker LIMIT 1")
+
+    asyncio.run(main())
+    assert place.rows("SELECT host FROM saga_worker") == [("owner",)]

@@ -103,7 +103,7 @@ def test_a_starter_without_worker_leaves_the_saga_to_a_worker(url: str, ledger: 
 @pytest.mark.parametrize("fails", ["", "charge"])
 def test_a_saga_survives_kill_9(url: str, ledger: Ledger, workers: Any, fails: str) -> None:
     """The promise of the room: the process dies in the middle of a step, another one brings the saga to its end."""
-    process = workers.started(url, ledger.path, "--start", 1, "--slow", 0.3, "--fails", fails)
+    process = workers.started(url, ledger.path, "--start", 1, "--slow", 0.3, "--fails", fails, "--lease", 1)
     while len(ledger.rows("SELECT * FROM asked")) < 2:
         assert process.poll() is None
     os.kill(process.pid, signal.SIGKILL)

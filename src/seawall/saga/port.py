@@ -208,6 +208,10 @@ class Journal(Protocol):
         """Start a saga inside the caller's own transaction."""
         ...
 
+    async def astart_in(self, connection: Any, start: Start) -> Started:
+        """The same with a connection of an asynchronous driver."""
+        ...
+
     def register(self, worker: str, lease: float, hashes: Iterable[str]) -> None:
         """Become a worker."""
         ...

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import inspect
 import logging
 import uuid
 from collections.abc import Callable, Iterable
@@ -172,7 +173,7 @@ class Sagas:
         """
         op = self._start_of(saga, input, id, tags)
         if tx is not None:
-            found = await asyncio.to_thread(self.journal.start_in, tx, op) if not is_local(tx) else self.journal.start_in(tx, op)
+            found = await self._start_in(tx, op)
             return self._handle(op, found)
         worker = self._worker
         if worker is not None and worker.has_room and op.hash in self._by_hash:
@@ -183,6 +184,11 @@ class Sagas:
         elif found.new:
             self.kick()
         return self._handle(op, found)
+
+    async def _start_in(self, tx: Any, op: Start) -> Started:
+        if inspect.iscoroutinefunction(getattr(tx, "execute", None)):
+            return await self.journal.astart_in(tx, op)
+        return self.journal.start_in(tx, op) if is_local(tx) else await asyncio.to_thread(self.journal.start_in, tx, op)
 
     def start_sync(
         self,

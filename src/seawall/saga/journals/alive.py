@@ -64,6 +64,10 @@ class Alive:
         (self._folder / lease.worker).unlink(missing_ok=True)
         return lease.worker
 
+    def forget(self, worker: str) -> None:
+        """Take a dead worker's file away."""
+        (self._folder / worker).unlink(missing_ok=True)
+
     def lives(self, worker: str) -> bool:
         """Whether a worker's process holds its lock and its moment has not passed."""
         if self._mine is not None and worker == self._mine[1].worker:

@@ -19,6 +19,7 @@ from typing import Any, Final, cast
 
 import psycopg
 from psycopg.conninfo import conninfo_to_dict
+from psycopg.rows import tuple_row
 
 from seawall.core import clock as clocks
 from seawall.core import units
@@ -227,11 +228,10 @@ class PostgresJournal:
     def _starts(self, tx: PostgresTx, ops: list[Start]) -> list[Started]:
         fresh = {row[0] for row in tx.connection.execute(sql.START, sql.starts(ops)).fetchall()}
         tx.woken += [op.id for op in ops if op.owner is None and op.id in fresh]
-        return [Started(op.id, op.input_hash, new=True) if op.id in fresh else self._older(tx, op) for op in ops]
+        return [sql.started(op, self._row_of(tx, op, known=op.id in fresh)) for op in ops]
 
-    def _older(self, tx: PostgresTx, op: Start) -> Started:
-        id_, input_hash = tx.execute("SELECT id, input_hash FROM saga WHERE user_key=? AND name=?", (op.user_id, op.name))[0]
-        return Started(id_, input_hash, new=id_ == op.id)
+    def _row_of(self, tx: PostgresTx, op: Start, *, known: bool) -> tuple[Any, ...]:
+        return (op.id, op.input_hash) if known else tx.connection.execute(sql.OLDER, (op.user_id, op.name)).fetchall()[0]
 
     def _appends(self, tx: PostgresTx, ops: list[Append]) -> list[LeaseLost | None]:
         rows = tx.connection.execute(sql.APPEND, sql.appends(ops)).fetchall()
@@ -247,7 +247,7 @@ class PostgresJournal:
         try:
             if self._bell is None or self._bell.closed:
                 self._bell = self.connect()
-            self._bell.execute("SELECT pg_notify(%s, %s)", (sql.CHANNEL, called))
+            self._bell.execute(sql.CALL, (sql.CHANNEL, called))
         except psycopg.Error:
             self.unheard += 1  # they find it when they poll
 
@@ -322,18 +322,26 @@ class PostgresJournal:
         """Start a saga with the caller's own `psycopg.Connection` to the same database, in its transaction."""
         if not isinstance(connection, psycopg.Connection):
             raise TypeError(f"tx must be a psycopg.Connection to {self._place}; got {type(connection).__name__}")
-        info = connection.info
-        if info.dbname != self._target or connection.closed:
-            raise TypeError(f"tx must be an open connection to the journal's own database {self._place}; it is to {info.dbname}")
-        cursor = psycopg.Cursor(connection)
-        found = cursor.execute(sql.START, sql.starts([start])).fetchone()
-        if found is None:
-            text = "SELECT id, input_hash FROM saga WHERE user_key=%s AND name=%s"
-            older = cursor.execute(text, (start.user_id, start.name)).fetchone()
-            assert older is not None
-            return Started(older[0], older[1], new=older[0] == start.id)
-        cursor.execute("SELECT pg_notify(%s, %s)", (sql.CHANNEL, json.dumps([start.id])))
-        return Started(start.id, start.input_hash, new=True)
+        self._must_be_ours(connection)
+        cursor = psycopg.Cursor(connection, row_factory=tuple_row)
+        cursor.execute(sql.CALL, (sql.CHANNEL, json.dumps([start.id])))  # heard once it is committed
+        fresh = cursor.execute(sql.START, sql.starts([start])).fetchone()
+        return sql.started(start, fresh or cursor.execute(sql.OLDER, (start.user_id, start.name)).fetchone())
+
+    async def astart_in(self, connection: Any, start: Start) -> Started:
+        """The same with a `psycopg.AsyncConnection`."""
+        if not isinstance(connection, psycopg.AsyncConnection):
+            raise TypeError(f"tx must be a psycopg connection to {self._place}; got {type(connection).__name__}")
+        self._must_be_ours(connection)
+        cursor = psycopg.AsyncCursor(connection, row_factory=tuple_row)
+        await cursor.execute(sql.CALL, (sql.CHANNEL, json.dumps([start.id])))
+        fresh = await (await cursor.execute(sql.START, sql.starts([start]))).fetchone()
+        return sql.started(start, fresh or await (await cursor.execute(sql.OLDER, (start.user_id, start.name))).fetchone())
+
+    def _must_be_ours(self, connection: psycopg.Connection[Any] | psycopg.AsyncConnection[Any]) -> None:
+        found = connection.info.dbname
+        if found != self._target or connection.closed:
+            raise TypeError(f"tx must be an open connection to the journal's own database {self._place}; it is to {found}")
 
     # --- being alive
 

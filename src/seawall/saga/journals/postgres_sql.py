@@ -7,7 +7,7 @@ import re
 from typing import Any, Final
 
 from seawall.saga.errors import JournalError, JournalFull, JournalLocked, JournalMissing, JournalReadOnly
-from seawall.saga.port import Append, Start, parks
+from seawall.saga.port import Append, Start, Started, parks
 
 NOW: Final = "extract(epoch FROM clock_timestamp())::float8"
 CHANNEL: Final = "seawall_saga"
@@ -21,7 +21,7 @@ START: Final = f"""INSERT INTO saga (id, name, version, def_hash, user_key, inpu
   FROM unnest(%s::text[], %s::text[], %s::int[], %s::text[], %s::text[], %s::text[], %s::text[], %s::float8[], %s::text[],
     %s::text[], %s::text[]) AS o(id, name, version, def_hash, user_key, input_hash, input, deadline, parent, tags, owner),
     (SELECT {NOW} AS now) AS m
-  ON CONFLICT (user_key, name) DO NOTHING RETURNING id"""
+  ON CONFLICT (user_key, name) DO NOTHING RETURNING id, input_hash"""
 
 APPEND: Final = f"""WITH m AS MATERIALIZED (SELECT {NOW} AS now),
   kept AS (
@@ -49,6 +49,8 @@ BURY: Final = (
     f"""DELETE FROM saga_worker w WHERE w.until < {NOW} - 3600 AND NOT EXISTS (SELECT 1 FROM saga s WHERE s.owner=w.id)"""
 )
 BEAT: Final = f"UPDATE saga_worker SET until={NOW} + %s WHERE id=%s AND until > {NOW} RETURNING {NOW}"
+CALL: Final = "SELECT pg_notify(%s, %s)"
+OLDER: Final = "SELECT id, input_hash FROM saga WHERE user_key=%s AND name=%s"
 LEAVE: Final = "DELETE FROM saga_worker WHERE id=%s"
 HOLDS: Final = f"""SELECT s.stamp FROM saga s JOIN saga_worker w ON w.id=s.owner AND w.until > {NOW}
   WHERE s.id=%s AND s.epoch=%s AND s.owner=%s AND s.stamp=%s FOR UPDATE OF s"""
@@ -91,6 +93,12 @@ def starts(ops: list[Start]) -> tuple[list[Any], ...]:
         [op.user_id for op in ops], [op.input_hash for op in ops], [op.input for op in ops], [op.deadline for op in ops],
         [op.parent for op in ops], [op.tags for op in ops], [op.owner for op in ops],
     )  # fmt: skip
+
+
+def started(op: Start, row: tuple[Any, ...] | None) -> Started:
+    """What became of a start, from the row that now has its id."""
+    assert row is not None
+    return Started(row[0], row[1], new=row[0] == op.id)
 
 
 def appends(ops: list[Append]) -> tuple[list[Any], ...]:

@@ -34,7 +34,7 @@ from seawall.saga.journals.alive import Alive, boot_id
 from seawall.saga.journals.disk import warn_of_networks
 from seawall.saga.journals.limit import limited
 from seawall.saga.journals.schema import migrate, outbox
-from seawall.saga.port import Append, Op, Start, Started, Verb, parks
+from seawall.saga.port import Append, Op, Start, Started, Tx, Verb, parks
 from seawall.saga.store import after_end, written
 
 _START: Final = """INSERT INTO saga (id, name, version, def_hash, user_key, input_hash, input, status, epoch, stamp, owner,
@@ -219,7 +219,7 @@ class SqliteJournal:
             if tx.connection.in_transaction:
                 tx.connection.execute("RELEASE verb")
 
-    def _start(self, connection: sqlite3.Connection, op: Start, now: float) -> Started:
+    def _start(self, connection: sqlite3.Connection | sqlite3.Cursor, op: Start, now: float) -> Started:
         deadline = None if op.deadline is None else now + op.deadline
         status, epoch = ("running", 1) if op.owner else ("pending", 0)
         row = (op.id, op.name, op.version, op.hash, op.user_id, op.input_hash, op.input, status, epoch, op.owner, now, deadline)
@@ -333,12 +333,18 @@ class SqliteJournal:
         """Start a saga with the caller's own `sqlite3.Connection` to the same file, in its transaction."""
         if not isinstance(connection, sqlite3.Connection):
             raise TypeError(f"tx must be a sqlite3.Connection to {self.path}; got {type(connection).__name__}")
-        found = [Path(row[2]) for row in connection.execute("PRAGMA database_list") if row[1] == "main"]
+        cursor = connection.cursor()
+        cursor.row_factory = None
+        found = [Path(row[2]) for row in cursor.execute("PRAGMA database_list") if row[1] == "main"]
         if not found or not found[0].exists() or not found[0].samefile(self.path):
             raise TypeError(f"tx must be a connection to the journal's own file {self.path}; it is to {found and found[0]}")
         if not connection.in_transaction:
             connection.execute("BEGIN IMMEDIATE")
-        return self._start(connection, start, self.clock.wall())
+        return self._start(cursor, start, self.clock.wall())
+
+    async def astart_in(self, connection: Any, start: Start) -> Started:  # noqa: ARG002  # answers to the port
+        """A file has no asynchronous driver here."""
+        raise TypeError(f"tx must be a sqlite3.Connection to {self.path}; got {type(connection).__name__}")
 
     # --- being alive
 
@@ -347,7 +353,15 @@ class SqliteJournal:
         self._alive.begin(worker, lease)
         row = (worker, boot_id(), socket.gethostname(), os.getpid(), json.dumps(sorted(hashes)), self.clock.wall())
         sql = "INSERT INTO saga_worker (id, boot, host, pid, hashes, since) VALUES (?,?,?,?,?,?)"
-        self.apply([Verb(lambda tx: tx.execute(sql, row))], sync=False)
+        self.apply([Verb(self._bury), Verb(lambda tx: tx.execute(sql, row))], sync=False)
+
+    def _bury(self, tx: Tx) -> None:
+        """Forget dead workers that own nothing any more."""
+        owners = {owner for (owner,) in tx.execute("SELECT DISTINCT owner FROM saga WHERE owner IS NOT NULL")}
+        for (name,) in tx.execute("SELECT id FROM saga_worker"):
+            if name not in owners and not self.lives(name):
+                tx.execute("DELETE FROM saga_worker WHERE id=?", (name,))
+                self._alive.forget(name)
 
     def beat(self) -> bool:
         """Write a later moment into the worker's own file; False when the one before has passed."""
