@@ -308,3 +308,22 @@ def test_a_server_that_dies_under_a_tx_step_costs_no_attempt_and_doubles_no_row(
             assert connection.execute("SELECT count(*), count(DISTINCT id) FROM note").fetchone() == (2, 2)
     finally:
         server.close()
+
+
+def test_a_worker_can_be_closed_while_its_server_is_away(tmp_path: Path) -> None:
+    """A shutdown must end, also in the middle of an outage; the lease ends by itself and the saga goes on elsewhere."""
+    server = Server()
+    url, ledger = server.database(), Ledger(tmp_path / "ledger.db")
+
+    async def main() -> None:
+        async with Sagas(url, [PlaceOrder(ledger)], poll=0.1, lease=1, grace=0.2) as sagas:
+            await sagas.start(PlaceOrder, Order("a", "", 0.3), id="order-0")
+            await asyncio.to_thread(server.stop, crash=True)
+        await asyncio.to_thread(server.start)
+        await recover(url, ledger, 1)
+
+    try:
+        asyncio.run(main())
+        assert verify(url, ledger, 1, [""]) == {"lost": 0, "completed": 1}
+    finally:
+        server.close()

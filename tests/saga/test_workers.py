@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from seawall.saga import Context, DefinitionError, Saga, Sagas, Unknown, UnknownSaga, step, wait_signal
+from seawall.saga import Context, DefinitionError, NotAllowed, Saga, Sagas, Unknown, UnknownSaga, Word, step, wait_signal
 from seawall.saga.port import Verb
 
 Conduct = Callable[..., Sagas]
@@ -299,3 +299,57 @@ def test_writers_of_several_processes_take_turns_on_one_file(tmp_path: Path) -> 
     assert max(waits) < 2.0
     with Sagas(url, worker=False) as sagas:
         assert sagas.journal.read(lambda tx: tx.execute("SELECT count(*) FROM saga_lock")) == [(600,)]
+
+
+def test_a_saga_in_flight_moves_to_a_new_version_when_that_is_safe_and_stays_when_not(conduct: Conduct) -> None:
+    """A deployment meets sagas that began by the old graph: a human moves those that can, and learns why the others cannot."""
+
+    class Old(Saga[str, str]):
+        name, version = "moved", 1
+
+        @step(undo="none")
+        async def first(self, ctx: Context, text: str) -> str:
+            return text
+
+        word = wait_signal("go", str, after=first)
+
+    class New(Saga[str, str]):
+        name, version = "moved", 2
+
+        @step(undo="none")
+        async def first(self, ctx: Context, text: str) -> str:
+            return text
+
+        @step(after=first, undo="none")
+        async def checked(self, ctx: Context, text: str) -> str:
+            return "checked"
+
+        word = wait_signal("go", str, after=checked)
+
+    class Bad(Saga[str, str]):
+        name, version = "moved", 3
+
+        @step(undo="none")
+        async def other(self, ctx: Context, text: str) -> str:
+            return text
+
+    async def main() -> None:
+        async with conduct(Old()) as old:
+            handle = await old.start(Old, "x", id="x")
+            end = time.monotonic() + 20
+            while await handle.status() != "waiting":
+                assert time.monotonic() < end
+                await asyncio.sleep(0.02)
+        async with conduct(New(), Bad()) as new:
+            with pytest.raises(NotAllowed, match="step first is in its journal and not in the new definition"):
+                await new.operate("x", Word("move", "ada", "new code", value="3"))
+            with pytest.raises(NotAllowed, match="no worker has declared version 9 of moved"):
+                await new.operate("x", Word("move", "ada", "new code", value="9"))
+            row = await new.operate("x", Word("move", "ada", "new code", value="2"))
+            assert row.version == 2
+            await (await new.handle("x")).signal("go", "now")
+            assert await (await new.handle("x")).result(20) == "now"
+            steps = "SELECT step FROM saga_step WHERE outcome='ok' ORDER BY seq"
+            assert await new.read(lambda tx: tx.execute(steps)) == [("first",), ("checked",), ("word",)]
+
+    asyncio.run(main())

@@ -121,9 +121,11 @@ class Sagas:
         return self
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        if self._worker is not None:
-            await self._worker.close()
-        await asyncio.to_thread(self._close)
+        try:
+            if self._worker is not None:
+                await self._worker.close()
+        finally:
+            await asyncio.to_thread(self._close)
 
     def __enter__(self) -> Sagas:
         refuse_under_loop("with Sagas(...)", "async with Sagas(...)")

@@ -91,7 +91,10 @@ class Worker:
         self._stopped.set()
         if self._beating is not None:
             await asyncio.to_thread(self._beating.join)
-        self._sagas.journal.leave()
+        try:
+            await asyncio.to_thread(self._sagas.journal.leave)
+        except SeawallError as error:  # the lease then ends by itself
+            self._sagas.emit("saga.journal_failed", None, error=error)
 
     async def _give_back(self, runner: Runner) -> None:
         if runner.left or self._lost:
