@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from seawall.saga.handle import Handle as Handle
     from seawall.saga.lease import Fence as Fence
     from seawall.saga.operate import Word as Word
+    from seawall.saga.participant import Call as Call
     from seawall.saga.participant import Participant as Participant
     from seawall.saga.sagas import Sagas as Sagas
 
@@ -47,7 +48,7 @@ _NAMES = {
     "handle": ("Handle",),
     "lease": ("Fence",),
     "operate": ("Word",),
-    "participant": ("Participant",),
+    "participant": ("Call", "Participant"),
     "sagas": ("Sagas",),
 }  # fmt: skip
 _HOMES = {name: home for home, names in _NAMES.items() for name in names}

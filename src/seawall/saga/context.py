@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 
+from seawall.core.wire import FENCE, IDEMPOTENCY_KEY, ISSUED, UNDO
 from seawall.saga.errors import SagaError
 from seawall.saga.lease import Fence
 
@@ -56,6 +57,8 @@ class Context:
     what it takes back in `undoes` (else None). fence: grows with each owner of the saga; give it to participants that can
     compare.
     attempt: from 1, in this process. doubtful: whether an earlier attempt may have started before this process began.
+    issued: the moment at which this attempt's worker set out, in seconds since 1970; None where nobody said.
+    headers: all of that for a request to a participant that has a `Participant` at its door.
     tx: in a `tx=True` step the journal's own connection, for rows that commit together with the step; else raises.
     """
 
@@ -70,6 +73,17 @@ class Context:
     undoes: str | None = None
     results: Callable[[str], Any] | None = None
     transaction: StepTx | None = None
+    issued: float | None = None
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """The headers of a request that this step, or its undo, makes: the step's key, fence, moment, and the undo marker."""
+        headers = {IDEMPOTENCY_KEY: self.undoes or self.key, FENCE: f"{self.fence.timeline}.{self.fence.epoch}"}
+        if self.issued is not None:
+            headers[ISSUED] = f"{self.issued:.3f}"
+        if self.undoes is not None:
+            headers[UNDO] = "1"
+        return headers
 
     def result(self, step: Step[R]) -> R:
         """What an earlier step returned. Raises SagaError when it has not passed: name it in `after`."""

@@ -83,6 +83,45 @@ class NotAllowed(SagaError, ValueError):
     """An operator's verb cannot be applied in this state; the message says what can."""
 
 
+class ParticipantError(SagaError):
+    """Base of what a participant refuses. In `Guarded` each has a status of its own."""
+
+
+class BadCall(ParticipantError, ValueError):
+    """A request to a participant lacks something, or names it in a way that cannot be read (400)."""
+
+
+class EffectBusy(ParticipantError):
+    """A request with the same key is under way; ask again after `retry_after` seconds (409)."""
+
+    def __init__(self, message: str, *, retry_after: float = 1.0) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _busy, (self.args[0], self.retry_after)
+
+
+class EffectUndone(ParticipantError):
+    """The key was taken back before, so a late request for it is refused (410)."""
+
+
+class EffectExpired(ParticipantError):
+    """The request is older than what the participant remembers, so nobody can tell whether it was undone (410)."""
+
+
+class StaleFence(ParticipantError):
+    """The request comes from a worker that has lost the saga to another one (412)."""
+
+
+class KeyReused(ParticipantError, ValueError):
+    """The key was used with another request (422)."""
+
+
+def _busy(message: str, retry_after: float) -> EffectBusy:
+    return EffectBusy(message, retry_after=retry_after)
+
+
 class _Ended(SagaError):
     """How a saga ended that did not complete.
 

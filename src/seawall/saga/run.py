@@ -89,7 +89,7 @@ class Runner:
         fence = Fence(self.host.journal.timeline, self.row.epoch)
         return Context(
             self.row.user_id, self.row.id, self.row.name, step, f"{key}.undo" if undo else key, fence, 1, doubtful,
-            key if undo else None, self.result_of,
+            key if undo else None, self.result_of, issued=self.host.clock.wall(),
         )  # fmt: skip
 
     # --- the loop

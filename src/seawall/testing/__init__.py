@@ -11,10 +11,16 @@ if TYPE_CHECKING:
     from seawall.testing.modes import capture_events as capture_events
     from seawall.testing.modes import instant as instant
     from seawall.testing.modes import off as off
+    from seawall.testing.saga_lab import Effects as Effects
+    from seawall.testing.saga_lab import LabFailure as LabFailure
+    from seawall.testing.saga_lab import SagaLab as SagaLab
     from seawall.testing.script import Script as Script
     from seawall.testing.script import takes as takes
 
 _HOMES = {
+    "Effects": "saga_lab",
+    "LabFailure": "saga_lab",
+    "SagaLab": "saga_lab",
     "VirtualClock": "clock",
     "conform": "conformance",
     "FaultProxy": "fault_proxy",
@@ -25,7 +31,10 @@ _HOMES = {
     "Script": "script",
     "takes": "script",
 }
-__all__ = ["FaultProxy", "Faults", "Script", "VirtualClock", "capture_events", "conform", "instant", "off", "takes"]
+__all__ = [
+    "Effects", "FaultProxy", "Faults", "LabFailure", "SagaLab", "Script", "VirtualClock", "capture_events", "conform", "instant", "off",
+    "takes",
+]  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:

@@ -1,4 +1,4 @@
-"""The pytest plugin: the fixture `seawall_time`."""
+"""The pytest plugin: the fixtures `seawall_time` and `saga_lab`."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import pytest
 
 if TYPE_CHECKING:
     from seawall.testing.clock import VirtualClock
+    from seawall.testing.saga_lab import SagaLab
 
 
 @pytest.fixture
@@ -18,3 +19,11 @@ def seawall_time() -> Iterator[VirtualClock]:
 
     with virtual_time() as clock:
         yield clock
+
+
+@pytest.fixture
+def saga_lab() -> type[SagaLab]:
+    """The class `seawall.testing.SagaLab`, for `saga_lab(PlaceOrder(stock)).explore(order)`."""
+    from seawall.testing.saga_lab import SagaLab
+
+    return SagaLab
