@@ -8,13 +8,13 @@ import os
 import random
 import shutil
 import signal
-import socket
 import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import pytest
 from tests.balancing.servers import backends
 from tests.discovery.kit import eventually
@@ -22,6 +22,7 @@ from tests.discovery.servers import Server, etcd
 
 import seawall as sw
 from seawall.balancing import ServiceClient
+from seawall.balancing.clients.over_httpx2 import AsyncTransport
 from seawall.demo.process import Child, Children
 from seawall.demo.services.stock import TTL
 from seawall.discovery import Instance, Registry
@@ -54,12 +55,17 @@ class Traffic:
         try:
             response = await self._client.get("/stock/a")
         except Exception as error:
-            self.failures.append(repr(error))
+            told = f"at {time.monotonic():.2f} of {self._known()}"
+            self.failures.append(f"{told}: {error!r} after {error.__cause__ or error.__context__!r}")
         else:
             if response.status_code == 200:
                 self.answered += 1
             else:
                 self.failures.append(str(response.status_code))
+
+    def _known(self) -> str:
+        """Whom the client could have asked."""
+        return " ".join(f"{host.instance.port}={host.status}" for host in self._client.snapshot().balancer.hosts)
 
     @asynccontextmanager
     async def flowing(self, rate: float) -> AsyncIterator[Traffic]:
@@ -79,33 +85,19 @@ class Traffic:
                 await asyncio.wait([flowing])
 
 
-class Grave:
-    """Listens where a killed instance did, and writes down when somebody still came."""
+class Visits:
+    """When each port was asked last, by the moments at which requests leave the client."""
 
-    def __init__(self, port: int) -> None:
-        self.dug = time.monotonic()
-        self.visits: list[float] = []
-        self._socket = socket.socket()
-        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        self._socket.bind(("127.0.0.1", port))
-        self._socket.listen(64)
-        self._socket.setblocking(False)
-        asyncio.get_running_loop().add_reader(self._socket, self._visited)
+    def __init__(self) -> None:
+        self.last: dict[int, float] = {}
 
-    @property
-    def latest(self) -> float:
-        """Seconds after the death at which the last one came; 0 = nobody did."""
-        return max((moment - self.dug for moment in self.visits), default=0.0)
+    async def note(self, request: httpx2.Request) -> None:
+        """A hook of the HTTP client."""
+        self.last[request.url.port or 80] = time.monotonic()
 
-    def _visited(self) -> None:
-        visitor, _ = self._socket.accept()
-        self.visits.append(time.monotonic())
-        visitor.close()
-
-    def close(self) -> None:
-        """Nobody listens there any more."""
-        asyncio.get_running_loop().remove_reader(self._socket)
-        self._socket.close()
+    def after(self, port: int, moment: float) -> float:
+        """Seconds after `moment` at which the port was asked last; 0 = not any more."""
+        return max(0.0, self.last.get(port, 0.0) - moment)
 
 
 @pytest.mark.soak
@@ -115,6 +107,7 @@ def test_nobody_is_sent_to_a_killed_instance_once_its_record_is_over(tmp_path: P
     draw = random.Random(soak_seed)
     url = f"sqlite:///{tmp_path / 'registry.db'}"
     latest: list[float] = []
+    deaths: list[str] = []
 
     async def scenario() -> Traffic:
         async with Children() as children, AsyncExitStack() as open_:
@@ -124,24 +117,27 @@ def test_nobody_is_sent_to_a_killed_instance_once_its_record_is_over(tmp_path: P
                 return child, int((await child.ready())["port"])
 
             fleet = [await add() for _ in range(3)]
+            visits = Visits()
+            http = await open_.enter_async_context(httpx2.AsyncClient(trust_env=False, event_hooks={"request": [visits.note]}))
             registry = Registry.open(url, ttl=TTL)
-            client = await open_.enter_async_context(ServiceClient("stock", registry, pipeline=with_retry()))
+            asked = ServiceClient("stock", registry, pipeline=with_retry(), transport=AsyncTransport(client=http))
+            client = await open_.enter_async_context(asked)
             traffic = Traffic(client)
             async with traffic.flowing(50):
                 for _ in range(kills):
                     child, port = fleet.pop(draw.randrange(len(fleet)))
                     os.kill(child.pid, signal.SIGKILL)
                     await child.ended()
-                    grave = Grave(port)
-                    open_.callback(grave.close)
+                    died = time.monotonic()
+                    deaths.append(f"{port} at {died:.2f}")
                     fleet.append(await add())
-                    await asyncio.sleep(max(0.0, grave.dug + TTL + WATCH + PROBE + 0.3 - time.monotonic()))
-                    latest.append(grave.latest)
+                    await asyncio.sleep(max(0.0, died + TTL + WATCH + PROBE + 0.3 - time.monotonic()))
+                    latest.append(visits.after(port, died))
             return traffic
 
     traffic = asyncio.run(scenario())
     print(f"{kills} kills, {traffic.answered} answered, {len(traffic.failures)} failed, latest visit {max(latest):.2f} s")
-    assert traffic.failures == []
+    assert traffic.failures == [], deaths
     assert max(latest) <= TTL + WATCH + PROBE
     assert traffic.answered > 50 * kills
 
