@@ -150,11 +150,11 @@ def test_a_step_that_blocks_the_loop_does_not_cost_the_lease(conduct: Conduct) -
 
         @step(undo="none")
         async def work(self, ctx: Context, text: str) -> str:
-            time.sleep(2.0)
+            time.sleep(3.2)
             return text
 
     async def main() -> None:
-        async with conduct(Block(), lease=0.9) as sagas:
+        async with conduct(Block(), lease=2) as sagas:
             handle = await sagas.start(Block, "x")
             other = asyncio.create_task(asyncio.to_thread(watch))
             assert await handle.result(20) == "x"
@@ -163,8 +163,8 @@ def test_a_step_that_blocks_the_loop_does_not_cost_the_lease(conduct: Conduct) -
 
     def watch() -> int:
         async def look() -> int:
-            async with conduct(Block(), lease=0.9) as rival:
-                await asyncio.sleep(1.8)
+            async with conduct(Block(), lease=2) as rival:
+                await asyncio.sleep(2.8)
                 return rival.snapshot().taken_over
 
         return asyncio.run(look())
