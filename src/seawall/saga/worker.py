@@ -8,6 +8,7 @@ import threading
 import time
 import uuid
 from concurrent.futures import ThreadPoolExecutor
+from itertools import chain, repeat
 from typing import TYPE_CHECKING, Any, Final
 
 from seawall.core.errors import SeawallError
@@ -147,7 +148,7 @@ class Worker:
     async def _rejoin(self) -> None:
         if self.runners:
             await asyncio.wait([task for _, task in self.runners.values()])
-        for pause in (0.0, 0.5, *([2.0] * 100_000)):
+        for pause in chain((0.0, 0.5), repeat(2.0)):
             await asyncio.sleep(pause)
             try:
                 await asyncio.to_thread(self._sagas.journal.leave)
