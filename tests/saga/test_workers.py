@@ -14,7 +14,20 @@ from typing import Any
 
 import pytest
 
-from seawall.saga import Context, DefinitionError, NotAllowed, Saga, Sagas, Unknown, UnknownSaga, Word, step, wait_signal
+from seawall.saga import (
+    Context,
+    DefinitionError,
+    NotAllowed,
+    Saga,
+    SagaCompensated,
+    Sagas,
+    Unknown,
+    UnknownSaga,
+    Word,
+    step,
+    store,
+    wait_signal,
+)
 from seawall.saga.port import Verb
 
 Conduct = Callable[..., Sagas]
@@ -142,6 +155,41 @@ def test_a_start_whose_caller_went_away_is_run_all_the_same(conduct: Conduct) ->
     asyncio.run(main())
 
 
+def test_a_saga_that_ends_while_its_worker_looks_is_not_taken_for_stolen(
+    conduct: Conduct, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its commit was made and its answer is on the way: it owns itself no more, but nobody took it."""
+
+    async def main() -> None:
+        gate = Gate()
+        async with conduct(gate) as sagas:
+            handle = await sagas.start(Gate, "x")
+            await until(lambda: gate.inside)
+            monkeypatch.setattr(store, "owned", lambda tx, worker: [])
+            await asyncio.sleep(0.3)
+            gate.go.set()
+            assert await handle.result(20) == "x!"
+            assert (gate.doubts, sagas.snapshot().fenced) == ([False], 0)
+
+    asyncio.run(main())
+
+
+def test_a_word_from_another_process_takes_a_saga_out_of_its_workers_hands(conduct: Conduct) -> None:
+    """An operator cancels from a shell while a worker is inside a step: the worker must let go, and the undo must run."""
+
+    async def main() -> None:
+        gate = Gate()
+        async with conduct(gate) as sagas, conduct(Gate(), worker=False) as shell:
+            handle = await sagas.start(Gate, "x", id="x")
+            await until(lambda: gate.inside)
+            await (await shell.handle("x")).cancel("wrong order", actor="ada")
+            with pytest.raises(SagaCompensated, match="cancelled by ada: wrong order"):
+                await handle.result(20)
+            assert sagas.snapshot().fenced == 1
+
+    asyncio.run(main())
+
+
 def test_a_step_that_blocks_the_loop_does_not_cost_the_lease(conduct: Conduct) -> None:
     """The heartbeat has a thread of its own: one careless step must not give all sagas away."""
 
@@ -150,11 +198,11 @@ def test_a_step_that_blocks_the_loop_does_not_cost_the_lease(conduct: Conduct) -
 
         @step(undo="none")
         async def work(self, ctx: Context, text: str) -> str:
-            time.sleep(2.0)
+            time.sleep(3.2)
             return text
 
     async def main() -> None:
-        async with conduct(Block(), lease=0.9) as sagas:
+        async with conduct(Block(), lease=2) as sagas:
             handle = await sagas.start(Block, "x")
             other = asyncio.create_task(asyncio.to_thread(watch))
             assert await handle.result(20) == "x"
@@ -163,8 +211,8 @@ def test_a_step_that_blocks_the_loop_does_not_cost_the_lease(conduct: Conduct) -
 
     def watch() -> int:
         async def look() -> int:
-            async with conduct(Block(), lease=0.9) as rival:
-                await asyncio.sleep(1.8)
+            async with conduct(Block(), lease=2) as rival:
+                await asyncio.sleep(2.8)
                 return rival.snapshot().taken_over
 
         return asyncio.run(look())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import chain, repeat
 from typing import Any, Protocol
 
 from seawall.core.clock import Clock
@@ -45,7 +46,7 @@ async def persist(host: Host, row: Row, op: Append) -> None:
     LeaseLost."""
     op.error = storable(op.error)
     op.records = [record if record.error is None else replace(record, error=storable(record.error)) for record in op.records]
-    for pause in (0.2, 0.5, 1.0, 2.0, *([5.0] * 1_000_000)):
+    for pause in chain((0.2, 0.5, 1.0, 2.0), repeat(5.0)):
         try:
             await host.committer.send(op)
             return

@@ -133,6 +133,11 @@ def adopt(tx: Tx, worker: str, sagas: dict[str, int]) -> None:
         )
 
 
+def epochs(tx: Tx, sagas: Sequence[str]) -> dict[str, int]:
+    """The epochs of some sagas."""
+    return dict(tx.execute(f"SELECT id, epoch FROM saga WHERE id IN ({marks(sagas)})", tuple(sagas)))
+
+
 def notice(tx: Tx, saga: str, epoch: int) -> None:
     """The owner has seen that something came."""
     tx.execute("UPDATE saga SET attention=0 WHERE id=? AND epoch=?", (saga, epoch))

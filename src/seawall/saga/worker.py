@@ -8,12 +8,12 @@ import threading
 import time
 import uuid
 from concurrent.futures import ThreadPoolExecutor
+from itertools import chain, repeat
 from typing import TYPE_CHECKING, Any, Final
 
 from seawall.core.errors import SeawallError
 from seawall.saga import operate, store
 from seawall.saga.errors import JournalError, LeaseLost
-from seawall.saga.plan import TERMINAL
 from seawall.saga.port import Row, Verb
 from seawall.saga.run import Runner
 
@@ -147,7 +147,7 @@ class Worker:
     async def _rejoin(self) -> None:
         if self.runners:
             await asyncio.wait([task for _, task in self.runners.values()])
-        for pause in (0.0, 0.5, *([2.0] * 100_000)):
+        for pause in chain((0.0, 0.5), repeat(2.0)):
             await asyncio.sleep(pause)
             try:
                 await asyncio.to_thread(self._sagas.journal.leave)
@@ -221,19 +221,17 @@ class Worker:
         worker, before = self.id, {saga: runner.row.epoch for saga, (runner, _) in self.runners.items()}
         rows = await self._sagas.read(lambda tx: store.owned(tx, worker))
         found = {saga: (epoch, attention) for saga, epoch, attention, _ in rows}
+        gone = [saga for saga, epoch in before.items() if found.get(saga, (None, 0))[0] != epoch]
         for saga, epoch in before.items():
+            if saga in self.runners and found.get(saga) == (epoch, 1):
+                self.runners[saga][0].nudged.set()
+        mine = set(self._sagas.hashes)
+        await self._adopt({saga: epoch for saga, epoch, _, kind in rows if saga not in self.runners and kind in mine})
+        for saga, epoch in (await self._sagas.read(lambda tx: store.epochs(tx, gone))).items() if gone else ():
             running = self.runners.get(saga)
-            if running is None or running[0].row.epoch != epoch or running[0].left:
-                continue
-            now_epoch, attention = found.get(saga, (None, 0))
-            if now_epoch != epoch and running[0].row.status not in TERMINAL:
+            if running is not None and running[0].row.epoch == before[saga] != epoch:  # else we gave it back, or it ended
                 self._sagas.emit("saga.fenced", running[0].row, reason="taken away")
                 running[1].cancel()
-            elif attention:
-                running[0].nudged.set()
-        await self._adopt(
-            {saga: epoch for saga, epoch, _, kind in rows if saga not in self.runners and kind in self._sagas.hashes}
-        )
 
     async def _adopt(self, strays: dict[str, int]) -> None:
         """What we own in two looks without running it, because an answer was lost on its way, is taken anew."""

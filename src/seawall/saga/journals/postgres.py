@@ -3,6 +3,9 @@
 A worker is a row with a moment until which it lives; the heartbeat moves it over a connection of its own. A saga's row names its
 owner and epoch, and the one statement that appends a batch changes only rows whose owner and epoch still hold, and whose owner
 still lives. At READ COMMITTED the row's lock makes that sound. LISTEN and NOTIFY make wake-ups quick; polling makes them certain.
+
+What the server has answered for is as safe as the server: a failover to a replica loses nothing only where replication is
+synchronous. Where it was not, epochs may repeat, and the later timeline in every fence tells old owners from new ones.
 """
 
 from __future__ import annotations
@@ -13,8 +16,7 @@ import os
 import queue
 import socket
 import threading
-import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Final, cast
 
 import psycopg
@@ -28,66 +30,21 @@ from seawall.core.errors import SeawallError
 from seawall.saga.errors import JournalError, JournalMissing, JournalReadOnly, LeaseLost
 from seawall.saga.journals import postgres_sql as sql
 from seawall.saga.journals.alive import boot_id
-from seawall.saga.journals.postgres_sql import dialect
 from seawall.saga.journals.postgres_steps import Ear, run_step
-from seawall.saga.journals.schema import migrate, outbox
+from seawall.saga.journals.postgres_tx import PostgresTx
+from seawall.saga.journals.schema import migrate
 from seawall.saga.port import Append, Op, Start, Started, Verb
 from seawall.saga.store import after_end, written
 
 Connection = psycopg.Connection[tuple[Any, ...]]
-_MIGRATING: Final = 0x5EA_5A6A  # advisory locks: while tables change, and while semantic locks change hands
-_LOCKING: Final = 0x5EA_10C6
-
-
-class PostgresTx:
-    """One transaction, or one snapshot."""
-
-    __slots__ = ("_moment", "_reading", "connection", "woken")
-
-    def __init__(self, connection: Connection, *, reading: bool = False) -> None:
-        self.connection = connection
-        self.woken: list[str] = []
-        self._reading = reading
-        self._moment: float | None = None
-
-    def execute(self, text: str, parameters: Sequence[Any] = (), /) -> list[tuple[Any, ...]]:
-        """Run one statement with `?` for values; its rows."""
-        cursor = self.connection.execute(dialect(text), parameters)
-        return cursor.fetchall() if cursor.description is not None else []
-
-    def now(self) -> float:
-        """The database's moment."""
-        if self._moment is None:
-            self._moment = float(self.execute(f"SELECT {sql.NOW}")[0][0]) - time.monotonic()
-        return self._moment + time.monotonic()
-
-    def wake(self, saga: str) -> None:
-        """Told to the other processes once this has committed."""
-        self.woken.append(saga)
-
-    def living(self) -> list[str]:
-        """The workers whose moment has not come."""
-        return [name for (name,) in self.execute(f"SELECT id FROM saga_worker WHERE until > {sql.NOW}")]
-
-    def lock_rows(self, *, skip: bool = False) -> str:
-        """Rows stay as they are until this has committed; in a snapshot they do anyway."""
-        return "" if self._reading else " FOR UPDATE SKIP LOCKED" if skip else " FOR UPDATE"
-
-    def lock_locks(self) -> None:
-        """One transaction at a time hands semantic locks over."""
-        self.execute(f"SELECT pg_advisory_xact_lock({_LOCKING})")
-
-    def publish(self, topic: str, key: str, kind: str, payload: Any) -> str:
-        """Put an event into the outbox."""
-        return outbox(self, topic, key, kind, payload)
+_MIGRATING: Final = 0x5EA_5A6A  # the advisory lock while tables change
 
 
 class PostgresJournal:
     """A journal in a PostgreSQL database, version 13 or later.
 
-    url: as the driver takes it. listen_url: where to LISTEN, when `url` leads to a pooler, which cannot; nothing is prepared
-    then.
-    busy: seconds to wait for a lock of somebody else, default 10.
+    url: as the driver takes it. listen_url: where to LISTEN, when `url` leads to a pooler, which cannot; then nothing is
+    prepared, and `busy` is the server's own lock_timeout. busy: seconds to wait for a lock of somebody else, default 10.
     """
 
     capabilities = frozenset({"tx", "locks", "edges", "start_in"})

@@ -14,7 +14,8 @@ from seawall.saga.journals.limit import limited
 from seawall.saga.port import Append
 
 if TYPE_CHECKING:
-    from seawall.saga.journals.postgres import Connection, PostgresJournal, PostgresTx
+    from seawall.saga.journals.postgres import Connection, PostgresJournal
+    from seawall.saga.journals.postgres_tx import PostgresTx
 
 
 def run_step(
