@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import itertools
 import json
 from collections.abc import Callable
 from typing import Any, Final, Protocol
@@ -353,7 +354,7 @@ class Runner:
 
     async def _send(self, op: Append) -> None:
         """Commit, for as long as it takes: what a step did is not done again because the disk was full for a while."""
-        for pause in (0.2, 0.5, 1.0, 2.0, *([5.0] * 1_000_000)):
+        for pause in itertools.chain((0.2, 0.5, 1.0, 2.0), itertools.repeat(5.0)):
             try:
                 await self.host.committer.send(op)
                 return
