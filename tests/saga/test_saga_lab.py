@@ -302,7 +302,9 @@ def _undoes_in_the_order_of_doing(monkeypatch: pytest.MonkeyPatch) -> None:
         found = honest(graph, facts, started, busy)
         undos = [action for action in found.actions if isinstance(action, Undo)]
         if undos and not facts.undos:
-            first = next(node.name for node in graph.nodes if node.undo and facts.passed(node.name))
+            first = next((node.name for node in graph.nodes if node.undo and facts.passed(node.name)), undos[0].step)
+            if first == undos[0].step:
+                return found
             return replace(found, actions=(Undo(first, 0, facts.done[first]),))
         return found
 

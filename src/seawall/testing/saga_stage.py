@@ -144,7 +144,7 @@ class Stage:
         self._stop_if_dead()
         self.note(verb, step, ctx, "entered")
         how = self._how(verb, step)
-        if how == "rejected":
+        if how == "rejected" or (how == "turned" and self.ran.calls[:-1].count(self.ran.calls[-1])):
             raise _made(step.options.rejects[0])
         if how == "late":
             frozen = dataclasses.replace(ctx)
