@@ -144,7 +144,7 @@ class Stage:
         self._stop_if_dead()
         self.note(verb, step, ctx, "entered")
         how = self._how(verb, step)
-        if how == "rejected" or (how == "turned" and self.ran.calls[:-1].count(self.ran.calls[-1])):
+        if how == "rejected" or (how == "turned" and self._repeated()):
             raise _made(step.options.rejects[0])
         if how == "late":
             frozen = dataclasses.replace(ctx)
@@ -153,6 +153,11 @@ class Stage:
             raise LabFault(f"{how} by the lab")
         once = verb == "probe" or step.options.tx or (verb == "do" and bool(step.traits.get("at_most_once")))
         return 2 if self.case.twice and not once else 1, LabFault("lost by the lab") if how == "lost" else None
+
+    def _repeated(self) -> bool:
+        """Whether the last call was made before, by whichever owner."""
+        last = self.ran.calls[-1]
+        return any((call.verb, call.key, call.how) == (last.verb, last.key, last.how) for call in self.ran.calls[:-1])
 
     def _how(self, verb: str, step: Step[Any]) -> str | None:
         name = {"do": step.name, "undo": f"undo:{step.name}"}.get(verb, "")
