@@ -237,7 +237,9 @@ def test_the_table_of_a_key_lies_to_nobody_in_any_order_of_eight_events() -> Non
                 verdict, after = effect.do("h", Fence(1, epoch), "f", holder_lives=effect.holder is not None and how == "meets")
                 if verdict != "run":
                     return verdict, after, standing
-                made = 1 if how in ("ends", "dies") else standing  # the function honours its doubt: it looks before it books again
+                made = (
+                    1 if how in ("ends", "dies") else standing
+                )  # the function honours its doubt: it looks before it books again
                 after = {"ends": after.finish, "rejects": after.reject}.get(how, after.lose)("h")
                 return verdict, after, made
             verdict, after = effect.undo("h", Fence(1, epoch), holder_lives=effect.holder is not None and how == "meets")
@@ -248,7 +250,9 @@ def test_the_table_of_a_key_lies_to_nobody_in_any_order_of_eight_events() -> Non
         return event
 
     for epoch in (1, 2):
-        events += [ask("do", epoch, how) for how in ("ends", "dies", "rejects")] + [ask("undo", epoch, h) for h in ("ends", "dies")]
+        events += [ask("do", epoch, how) for how in ("ends", "dies", "rejects")] + [
+            ask("undo", epoch, h) for h in ("ends", "dies")
+        ]
     seen: set[tuple[Effect, int, bool]] = set()
     todo = [(Effect(), 0, False)]
     while todo:

@@ -390,8 +390,8 @@ class Many(Saga[str, str]):
         self.world.undo(ctx)
 
     @left.probe
-    def was_left(self, ctx: Context, order: str) -> Done[int] | NotDone:
-        return Done(1) if self.world.effects().get("left") else NotDone()
+    def was_left(self, ctx: Context, order: str) -> Done[int] | Unknown:
+        return Done(1) if self.world.effects().get("left") else Unknown("it may still be on its way")
 
     @step(rejects=OutOfStock, timeout="10s")
     def right(self, ctx: Context, order: str) -> int:

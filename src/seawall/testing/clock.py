@@ -235,16 +235,29 @@ def _virtualise(clock: VirtualClock, loop: Any) -> Callable[[], None]:
 
     def run_in_executor(executor: Any, function: Any, *args: Any) -> Any:
         job, delivery = clock.job(), _Delivery(clock)
+        counted: list[bool] = []  # work that is cancelled in its queue never begins, and must not hold time still for ever
 
         def work() -> Any:
+            with clock._changed:
+                mine = not counted
+                counted.append(True)
+            if not mine:
+                return function(*args)
             with job:
                 try:
                     return function(*args)
                 finally:
                     delivery.begin()
 
+        def unbegun(future: asyncio.Future[Any]) -> None:
+            with clock._changed:
+                if future.cancelled() and not counted:
+                    counted.append(True)
+                    clock._busy -= 1
+
         future = real_executor(executor, work)
         future.add_done_callback(delivery.end)
+        future.add_done_callback(unbegun)
         return future
 
     async def shutdown_default_executor(*args: Any, **kwargs: Any) -> None:

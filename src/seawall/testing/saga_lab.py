@@ -27,7 +27,7 @@ from seawall.testing.modes import virtual_time
 from seawall.testing.saga_case import Case, crashes, mixtures, schedules
 from seawall.testing.saga_stage import Called, LabSagas, Ran, Stage
 
-FAST: Final = Path("/dev/shm")  # noqa: S108  # a folder in memory where there is one
+FAST: Final = Path("/dev/shm")  # a folder in memory where there is one
 SHOWN: Final = 10
 
 

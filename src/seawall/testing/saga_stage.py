@@ -6,6 +6,8 @@ import asyncio
 import copy
 import dataclasses
 import inspect
+import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -25,6 +27,7 @@ from seawall.testing.clock import VirtualClock
 from seawall.testing.saga_case import Case, must_succeed
 
 MOST_CALLS: Final = 300
+THREAD_CHECKS: Final = 10_000  # of a millisecond and more each
 LONGEST_LEASE: Final = 1e9
 ID: Final = "lab"
 
@@ -64,6 +67,8 @@ class Stage:
         self.ran = Ran()
         self.pool = pool
         self.dead = False
+        self.lock = threading.Lock()
+        self.threads = 0
         self._live = False
         self._task: asyncio.Task[None] | None = None
         self._late: list[Callable[[], Any]] = []
@@ -188,6 +193,7 @@ class Stage:
                 break
             except Stop:
                 sagas.die()
+                await self._threads_end()
                 if self.ran.problem is not None:
                     break
         self._live = False
@@ -195,6 +201,16 @@ class Stage:
             await self._arrive(late)
         self.ran.rows = await sagas.read(_rows)
         return self.ran
+
+    async def _threads_end(self) -> None:
+        """A thread cannot be killed, so the next life begins when the calls of the last one are over."""
+        for _ in range(THREAD_CHECKS):
+            with self.lock:
+                if not self.threads:
+                    return
+            await asyncio.sleep(0)
+            time.sleep(0.001)
+        self.ran.problem = "a plain step did not end after its worker had died"
 
     async def _life(self, sagas: LabSagas, saga: type[Saga[Any, Any]], value: Any, signals: dict[str, Any]) -> None:
         await sagas.start(saga, value, id=ID)
@@ -295,7 +311,20 @@ class LabSagas(Sagas):
 
     def in_thread(self, fn: Callable[..., Any], *args: Any) -> asyncio.Future[Any]:
         """Plain steps run in the lab's threads."""
-        return asyncio.get_running_loop().run_in_executor(self._stage.pool, fn, *args)
+        stage, life = self._stage, self.worker_id
+
+        def work() -> Any:
+            with stage.lock:
+                if stage.dead or life != self.worker_id:
+                    raise Stop  # it was still in line when its worker died
+                stage.threads += 1
+            try:
+                return fn(*args)
+            finally:
+                with stage.lock:
+                    stage.threads -= 1
+
+        return asyncio.get_running_loop().run_in_executor(stage.pool, work)
 
     def live(self, worker: str) -> None:
         """Be a worker of this name."""
