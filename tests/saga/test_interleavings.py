@@ -1,7 +1,7 @@
 """Lease, fence and tombstone: every order in which three workers can claim, work, pause, expire, resume and be bumped by a human.
 
-The world is small on purpose: one saga, one step with its undo, one participant. Its states are hashed, so that every order is walked
-through without walking through any twice.
+The world is small on purpose: one saga, one step with its undo, one participant. Its states are hashed, so that every order is
+walked through without walking through any twice.
 """
 
 from __future__ import annotations
@@ -237,9 +237,7 @@ def test_the_table_of_a_key_lies_to_nobody_in_any_order_of_eight_events() -> Non
                 verdict, after = effect.do("h", Fence(1, epoch), "f", holder_lives=effect.holder is not None and how == "meets")
                 if verdict != "run":
                     return verdict, after, standing
-                made = (
-                    1 if how in ("ends", "dies") else standing
-                )  # the function honours its doubt: it looks before it books again
+                made = 1 if how in ("ends", "dies") else standing  # it looks before it books again
                 after = {"ends": after.finish, "rejects": after.reject}.get(how, after.lose)("h")
                 return verdict, after, made
             verdict, after = effect.undo("h", Fence(1, epoch), holder_lives=effect.holder is not None and how == "meets")

@@ -134,7 +134,7 @@ def test_stale_fences_are_refused_and_seen_ones_stay_seen(participant: Participa
     stock = Stock(participant)
     stock.take(Call("k", Fence(1, 3)), 1)
     for fence in (Fence(1, 2), Fence(0, 9)):
-        with pytest.raises(StaleFence, match="k has seen fence 1.3"):
+        with pytest.raises(StaleFence, match=r"k has seen fence 1\.3"):
             stock.take.take_back(Call("k", fence, undo=True), 1)
     stock.take.take_back(Call("k", Fence(2, 1), undo=True), 1)
     assert stock.left == 10

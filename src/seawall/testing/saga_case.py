@@ -1,4 +1,4 @@
-"""One case of a `SagaLab`: which steps fail how, where the worker dies, and whether everything happens twice; as text and back."""
+"""One case of a `SagaLab`: which steps fail how, where the worker dies, whether everything happens twice; as text and back."""
 
 from __future__ import annotations
 
@@ -18,9 +18,11 @@ _CRASH: Final = re.compile(r"(\d+)([ba])")
 class Case:
     """What goes wrong in one run.
 
-    input: which of the inputs. faults: pairs (step, how) or ("undo:" + step, how). How: "rejected" raises an error of `rejects` before
-    anything happened; "unknown" raises another one before; "lost" raises after the effect; "late" raises, and the effect comes when the
-    saga has ended; "turned" lets the first call pass and rejects each later one, as when the stock ran out meanwhile. crashes: pairs (number of the commit, "b" before or "a" after it). twice: every step and undo is delivered twice.
+    input: which of the inputs. faults: pairs (step, how) or ("undo:" + step, how). How: "rejected" raises an error of `rejects`
+    before anything happened; "unknown" raises another one before; "lost" raises after the effect; "late" raises, and the effect
+    comes when the saga has ended; "turned" lets the first call pass and rejects each later one, as when the stock ran out
+    meanwhile.
+    crashes: pairs (number of the commit, "b" before or "a" after it). twice: every step and undo is delivered twice.
     """
 
     input: int = 0

@@ -1,4 +1,5 @@
-"""One case of a `SagaLab` under way: the real engine and a real journal in virtual time, with a worker that dies when it is told to."""
+"""One case of a `SagaLab` under way: the real engine and a real journal in virtual time, with a worker that dies when it is
+told to."""
 
 from __future__ import annotations
 
@@ -50,7 +51,8 @@ class Called:
 
 @dataclass(slots=True)
 class Ran:
-    """What a case came to. commits: until it ended. rows: the saga's, then those of its inner sagas. problem: why it was cut off."""
+    """What a case came to. commits: until it ended. rows: the saga's, then those of its inner sagas. problem: why it was cut
+    off."""
 
     commits: int = 0
     rows: list[Row] = field(default_factory=list)
