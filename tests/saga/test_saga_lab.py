@@ -439,12 +439,12 @@ class Once(Two):
 
     @step(rejects=OutOfStock, at_most_once=True)
     def first(self, ctx: Context, order: str) -> int:
-        self.counts.stock -= 1
+        self.take(ctx)
         return 1
 
     @first.undo
     def back(self, ctx: Context, order: str, taken: int | Unknown) -> None:
-        self.counts.stock = 10
+        self.give(ctx, taken)
 
     @step(after=first, rejects=OutOfStock, pivot=True)
     def last(self, ctx: Context, order: str) -> str:

@@ -328,6 +328,9 @@ class LabSagas(Sagas):
 
         return asyncio.get_running_loop().run_in_executor(stage.pool, work)
 
+    def emit(self, kind: str, row: Row | None, **data: Any) -> None:
+        """Nobody is to be told of a case: the outcome says it all."""
+
     def live(self, worker: str) -> None:
         """Be a worker of this name."""
         self.worker_id = worker
@@ -345,13 +348,11 @@ def _rows(tx: Any) -> list[Row]:
 
 
 def _made(kind: type[BaseException]) -> BaseException:
-    """An error of a type that we know nothing of."""
-    for words in (("rejected by the lab",), ()):
-        try:
-            return kind(*words)
-        except TypeError:
-            continue
-    return kind.__new__(kind)
+    """An error of a type that we know nothing of: with a message where it takes one."""
+    try:
+        return kind("rejected by the lab")
+    except TypeError:
+        return kind.__new__(kind)
 
 
 def _quiet(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
