@@ -32,6 +32,8 @@ from seawall.policies import adaptive_limit, circuit_breaker, limit_algorithms, 
 from seawall.policies.hedge import HedgeRule
 from seawall.policies.quantile import QuantileRule
 from seawall.policies.throttle import ThrottleRule
+from seawall.saga import Call, Participant, participant_asgi
+from seawall.saga import errors as saga_errors
 from seawall.shared import book, stores
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -54,6 +56,7 @@ OPTIONS: dict[str, Callable[..., Any]] = {
     "patterns/rate-limiter.md": sw.RateLimiter,
     "patterns/shared-limits.md": sw.RateLimiter,
     "patterns/retry.md": sw.Retry,
+    "patterns/saga-participant.md": Participant,
     "patterns/throttle.md": sw.Throttle,
     "patterns/timeout.md": sw.Timeout,
 }
@@ -355,6 +358,18 @@ CLAIMS: dict[str, list[Claim]] = {
         ("those that asked within the last 10 s", lambda: book.MEMBER_FOR == 10),
         ("more than 50 decisions a second", lambda: book.BUSY == 50),
         ("(for 0.5 to 10 s)", lambda: "Backoff(base=0.5, cap=10" in inspect.getsource(stores)),
+    ],
+    "patterns/saga-participant.md": [
+        ("409 with", lambda: participant_asgi.STATUS[saga_errors.EffectBusy] == 409),
+        ("410: refused", lambda: participant_asgi.STATUS[saga_errors.EffectUndone] == 410),
+        ("204, and a tombstone", lambda: "_answer(send, 204," in inspect.getsource(participant_asgi.Guarded)),
+        ("undo | undone | 204", lambda: "_answer(send, 204," in inspect.getsource(participant_asgi.Guarded)),
+        ("was seen | 412", lambda: participant_asgi.STATUS[saga_errors.StaleFence] == 412),
+        ("was used | 422", lambda: participant_asgi.STATUS[saga_errors.KeyReused] == 422),
+        ("tombstones | | 410", lambda: participant_asgi.STATUS[saga_errors.EffectExpired] == 410),
+        ("(4xx) frees", lambda: participant_asgi._ending(Call("k"), 404, whole=False) == "rejected"),
+        ("(5xx) leaves it in doubt", lambda: participant_asgi._ending(Call("k"), 500, whole=False) == "lost"),
+        ("its keys answer 409 until", lambda: participant_asgi.STATUS[saga_errors.EffectBusy] == 409),
     ],
     "patterns/throttle.md": [
         ("below 1 |", lambda: raises(ValueError, lambda: sw.Throttle(most=1))),

@@ -32,8 +32,8 @@ _HOMES = {
     "takes": "script",
 }
 __all__ = [
-    "Effects", "FaultProxy", "Faults", "LabFailure", "SagaLab", "Script", "VirtualClock", "capture_events", "conform", "instant", "off",
-    "takes",
+    "Effects", "FaultProxy", "Faults", "LabFailure", "SagaLab", "Script", "VirtualClock", "capture_events", "conform", "instant",
+    "off", "takes",
 ]  # fmt: skip
 
 

@@ -227,6 +227,36 @@ class _Delivery:
             self._clock._busy -= self._travels
 
 
+class _Work:
+    """A call in a thread on behalf of a loop: time holds still while it runs. If it is cancelled in its queue it never
+    begins, and must not hold time still for ever."""
+
+    def __init__(self, clock: VirtualClock, function: Any, args: tuple[Any, ...]) -> None:
+        self._clock = clock
+        self._function, self._args = function, args
+        self._job, self._delivery = clock.job(), _Delivery(clock)
+        self._counted = False
+
+    def __call__(self) -> Any:
+        with self._clock._changed:
+            late, self._counted = self._counted, True
+        if late:
+            return self._function(*self._args)
+        with self._job:
+            try:
+                return self._function(*self._args)
+            finally:
+                self._delivery.begin()
+
+    def arrived(self, future: asyncio.Future[Any]) -> None:
+        """The loop knows how it ended."""
+        self._delivery.end(future)
+        with self._clock._changed:
+            if future.cancelled() and not self._counted:
+                self._counted = True
+                self._clock._busy -= 1
+
+
 def _virtualise(clock: VirtualClock, loop: Any) -> Callable[[], None]:
     """Give a loop the clock's time: where it would block for a timer, time jumps instead. The result undoes it."""
     selector = getattr(loop, "_selector", None)
@@ -250,17 +280,9 @@ def _virtualise(clock: VirtualClock, loop: Any) -> Callable[[], None]:
         return []
 
     def run_in_executor(executor: Any, function: Any, *args: Any) -> Any:
-        job, delivery = clock.job(), _Delivery(clock)
-
-        def work() -> Any:
-            with job:
-                try:
-                    return function(*args)
-                finally:
-                    delivery.begin()
-
+        work = _Work(clock, function, args)
         future = real_executor(executor, work)
-        future.add_done_callback(delivery.end)
+        future.add_done_callback(work.arrived)
         return future
 
     async def shutdown_default_executor(*args: Any, **kwargs: Any) -> None:

@@ -1,4 +1,4 @@
-"""One case of a `SagaLab`: which steps fail how, where the worker dies, and whether everything happens twice; as text and back."""
+"""One case of a `SagaLab`: which steps fail how, where the worker dies, whether everything happens twice; as text and back."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Final
 
 from seawall.saga.definition import Definition, Step
 
-FAULTS: Final = ("rejected", "unknown", "lost", "late")
+FAULTS: Final = ("rejected", "unknown", "lost", "late", "turned")
 _CRASH: Final = re.compile(r"(\d+)([ba])")
 
 
@@ -18,9 +18,11 @@ _CRASH: Final = re.compile(r"(\d+)([ba])")
 class Case:
     """What goes wrong in one run.
 
-    input: which of the inputs. faults: pairs (step, how) or ("undo:" + step, how). How: "rejected" raises an error of `rejects` before
-    anything happened; "unknown" raises another one before; "lost" raises after the effect; "late" raises, and the effect comes when the
-    saga has ended. crashes: pairs (number of the commit, "b" before or "a" after it). twice: every step and undo is delivered twice.
+    input: which of the inputs. faults: pairs (step, how) or ("undo:" + step, how). How: "rejected" raises an error of `rejects`
+    before anything happened; "unknown" raises another one before; "lost" raises after the effect; "late" raises, and the effect
+    comes when the saga has ended; "turned" lets the first call pass and rejects each later one, as when the stock ran out
+    meanwhile.
+    crashes: pairs (number of the commit, "b" before or "a" after it). twice: every step and undo is delivered twice.
     """
 
     input: int = 0
@@ -86,6 +88,8 @@ def _ways(step: Step[object]) -> Iterator[str]:
     """How a step can end: a step in a transaction cannot be lost, and one that must succeed cannot be rejected for ever."""
     if step.options.rejects and not step.options.repeats.forever:
         yield "rejected"
+        if step.undo_fn is not None and not step.options.tx:
+            yield "turned"
     yield "unknown"
     if not step.options.tx:
         yield "lost"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from typing import Any
 
@@ -64,7 +65,7 @@ def _keys(calls: list[Called], records: list[Record]) -> Iterator[str]:
 
 def _fences(calls: list[Called]) -> Iterator[str]:
     """A later owner has the higher fence."""
-    for earlier, later in zip(calls, calls[1:], strict=False):
+    for earlier, later in itertools.pairwise(calls):
         if later.how == "entered" and later.fence < earlier.fence:
             yield f"{later.step} was called with fence {tuple(later.fence)} after {tuple(earlier.fence)} had been seen"
 

@@ -27,12 +27,13 @@ from seawall.testing.modes import virtual_time
 from seawall.testing.saga_case import Case, crashes, mixtures, schedules
 from seawall.testing.saga_stage import Called, LabSagas, Ran, Stage
 
-FAST: Final = Path("/dev/shm")  # noqa: S108  # a folder in memory where there is one
+FAST: Final = Path("/dev/shm")  # a folder in memory where there is one
 SHOWN: Final = 10
 
 
 class Effects:
-    """A stand-in for services that honour keys: `do(ctx)` takes effect once per key, `undo(ctx)` takes it back, or bars it for good.
+    """A stand-in for services that honour keys: `do(ctx)` takes effect once per key, `undo(ctx)` takes it back, or bars it
+    for good.
 
     It is a `Participant` without storage. `effects()` counts what stands, by step.
     """
@@ -109,8 +110,9 @@ class SagaLab:
 
     saga: an instance of the class, which is copied deeply for every case, with the stand-ins that it holds; or a function without
         parameters that makes a fresh one. others: the inner sagas that it starts, in the same way.
-    state: a function of the saga to a comparable value of the world that it changes. Default: what `effects()` says of everything that
-        the saga holds and that has such a method, as `Effects` has. Without any, only the engine's own marks are checked.
+    state: a function of the saga to a comparable value of the world that it changes. Default: what `effects()` says of
+        everything that the saga holds and that has such a method, as `Effects` has. Without any, only the engine's own marks
+        are checked.
     signals: sent right after the start, by name. Default none.
     seed: of the random cases. Default 0. mixed: how many of those, with two deaths each, >= 0. Default 40.
 
@@ -245,8 +247,8 @@ def _outside_loops(main: Callable[[], Any]) -> Ran:
         ran: Ran = asyncio.run(main())
         return ran
     with ThreadPoolExecutor(1) as aside:
-        ran = aside.submit(lambda: asyncio.run(main())).result()
-        return ran
+        found: Ran = aside.submit(lambda: asyncio.run(main())).result()
+    return found
 
 
 def _found_effects(saga: Any) -> Any:

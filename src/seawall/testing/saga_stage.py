@@ -1,4 +1,5 @@
-"""One case of a `SagaLab` under way: the real engine and a real journal in virtual time, with a worker that dies when it is told to."""
+"""One case of a `SagaLab` under way: the real engine and a real journal in virtual time, with a worker that dies when it is
+told to."""
 
 from __future__ import annotations
 
@@ -6,6 +7,8 @@ import asyncio
 import copy
 import dataclasses
 import inspect
+import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -25,6 +28,7 @@ from seawall.testing.clock import VirtualClock
 from seawall.testing.saga_case import Case, must_succeed
 
 MOST_CALLS: Final = 300
+THREAD_CHECKS: Final = 10_000  # of a millisecond and more each
 LONGEST_LEASE: Final = 1e9
 ID: Final = "lab"
 
@@ -47,7 +51,8 @@ class Called:
 
 @dataclass(slots=True)
 class Ran:
-    """What a case came to. commits: until it ended. rows: the saga's, then those of its inner sagas. problem: why it was cut off."""
+    """What a case came to. commits: until it ended. rows: the saga's, then those of its inner sagas. problem: why it was cut
+    off."""
 
     commits: int = 0
     rows: list[Row] = field(default_factory=list)
@@ -64,6 +69,8 @@ class Stage:
         self.ran = Ran()
         self.pool = pool
         self.dead = False
+        self.lock = threading.Lock()
+        self.threads = 0
         self._live = False
         self._task: asyncio.Task[None] | None = None
         self._late: list[Callable[[], Any]] = []
@@ -144,7 +151,7 @@ class Stage:
         self._stop_if_dead()
         self.note(verb, step, ctx, "entered")
         how = self._how(verb, step)
-        if how == "rejected":
+        if how == "rejected" or (how == "turned" and self._repeated()):
             raise _made(step.options.rejects[0])
         if how == "late":
             frozen = dataclasses.replace(ctx)
@@ -153,6 +160,11 @@ class Stage:
             raise LabFault(f"{how} by the lab")
         once = verb == "probe" or step.options.tx or (verb == "do" and bool(step.traits.get("at_most_once")))
         return 2 if self.case.twice and not once else 1, LabFault("lost by the lab") if how == "lost" else None
+
+    def _repeated(self) -> bool:
+        """Whether the last call was made before, by whichever owner."""
+        last = self.ran.calls[-1]
+        return any((call.verb, call.key, call.how) == (last.verb, last.key, last.how) for call in self.ran.calls[:-1])
 
     def _how(self, verb: str, step: Step[Any]) -> str | None:
         name = {"do": step.name, "undo": f"undo:{step.name}"}.get(verb, "")
@@ -183,6 +195,7 @@ class Stage:
                 break
             except Stop:
                 sagas.die()
+                await self._threads_end()
                 if self.ran.problem is not None:
                     break
         self._live = False
@@ -190,6 +203,16 @@ class Stage:
             await self._arrive(late)
         self.ran.rows = await sagas.read(_rows)
         return self.ran
+
+    async def _threads_end(self) -> None:
+        """A thread cannot be killed, so the next life begins when the calls of the last one are over."""
+        for _ in range(THREAD_CHECKS):
+            with self.lock:
+                if not self.threads:
+                    return
+            await asyncio.sleep(0)
+            time.sleep(0.001)
+        self.ran.problem = "a plain step did not end after its worker had died"
 
     async def _life(self, sagas: LabSagas, saga: type[Saga[Any, Any]], value: Any, signals: dict[str, Any]) -> None:
         await sagas.start(saga, value, id=ID)
@@ -290,7 +313,23 @@ class LabSagas(Sagas):
 
     def in_thread(self, fn: Callable[..., Any], *args: Any) -> asyncio.Future[Any]:
         """Plain steps run in the lab's threads."""
-        return asyncio.get_running_loop().run_in_executor(self._stage.pool, fn, *args)
+        stage, life = self._stage, self.worker_id
+
+        def work() -> Any:
+            with stage.lock:
+                if stage.dead or life != self.worker_id:
+                    raise Stop  # it was still in line when its worker died
+                stage.threads += 1
+            try:
+                return fn(*args)
+            finally:
+                with stage.lock:
+                    stage.threads -= 1
+
+        return asyncio.get_running_loop().run_in_executor(stage.pool, work)
+
+    def emit(self, kind: str, row: Row | None, **data: Any) -> None:
+        """Nobody is to be told of a case: the outcome says it all."""
 
     def live(self, worker: str) -> None:
         """Be a worker of this name."""
@@ -309,13 +348,11 @@ def _rows(tx: Any) -> list[Row]:
 
 
 def _made(kind: type[BaseException]) -> BaseException:
-    """An error of a type that we know nothing of."""
-    for words in (("rejected by the lab",), ()):
-        try:
-            return kind(*words)
-        except TypeError:
-            continue
-    return kind.__new__(kind)
+    """An error of a type that we know nothing of: with a message where it takes one."""
+    try:
+        return kind("rejected by the lab")
+    except TypeError:
+        return kind.__new__(kind)
 
 
 def _quiet(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
