@@ -1,5 +1,6 @@
-"""Who may write: leases and fences as small tables without time, chance or storage (tombstones are in `tombstone.py`). The databases
-follow these rules, and tests walk through every order in which three workers can meet."""
+"""Who may write: leases and fences as small tables without time, chance or storage (tombstones are in `tombstone.py`).
+
+The databases follow these rules, and tests walk through every order in which three workers can meet."""
 
 from __future__ import annotations
 
