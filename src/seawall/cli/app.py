@@ -29,6 +29,12 @@ policy = App(name="policy", help="Look at the policies of a fleet, and give orde
 for verb in ("ls", "isolate", "reset"):
     policy.command(f"seawall.cli.policy:{verb}", name=verb)
 app.command(policy)
+saga = App(name="saga", help="Run sagas, look at them, and say what only a human can.")
+for verb in ("worker", "ls", "show", "why", "diff"):
+    saga.command(f"seawall.cli.saga:{verb}", name=verb)
+for verb in ("retry", "skip", "resolve", "cancel"):
+    saga.command(f"seawall.cli.saga_words:{verb}", name=verb)
+app.command(saga)
 
 
 def run(argv: Sequence[str]) -> int:

@@ -1,0 +1,193 @@
+"""`seawall saga`: the real command on real journals with sagas in every state, and each word's effect."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from shop_sagas import FAILING, Order
+
+from seawall.saga import Sagas
+
+pytest.importorskip("cyclopts", reason="the command line is an extra")
+
+HERE = Path(__file__).parent
+Command = Callable[[list[str]], int]
+BY = ("--actor", "ann", "--reason", "asked by phone")
+
+
+@pytest.fixture
+def url(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A journal, also named by the environment."""
+    made = f"sqlite:///{tmp_path / 'sagas.db'}"
+    monkeypatch.setenv("SEAWALL_SAGAS", made)
+    FAILING["undo"] = False
+    return made
+
+
+def run(url: str, *started: tuple[str, dict[str, Any]], until: dict[str, str] | None = None) -> None:
+    """Start these and run a worker until each of `until` is in its state, by its row or by its stuck-alert."""
+
+    async def work() -> None:
+        async with Sagas(url, [Order()], poll=0.05) as sagas:
+            for id, value in started:
+                await sagas.start(Order, value, id=id)
+            for id, status in (until or {}).items():
+                end = time.monotonic() + 20
+                handle = await sagas.handle(id)
+                while (now := await handle.status()) != status:
+                    assert time.monotonic() < end, f"{id} is {now}"
+                    await asyncio.sleep(0.02)
+
+    asyncio.run(work())
+
+
+def told(command: Command, capsys: pytest.CaptureFixture[str], *words: str, status: int = 0) -> str:
+    """What a command printed, on either stream."""
+    found = command(["saga", *words])
+    out = capsys.readouterr()
+    assert found == status, out
+    return out.out + out.err
+
+
+def test_ls_and_show_tell_what_is_there_and_hide_payloads(url: str, command: Command, capsys: pytest.CaptureFixture[str]) -> None:
+    """The first two questions of whoever is on call; and what customers wrote is not for every terminal."""
+    run(url, ("a", {"card": "4711"}), ("b", {"fails": "reserve"}), until={"a": "waiting", "b": "failed"})
+    listed = told(command, capsys, "ls")
+    assert [line.split()[:3] for line in listed.splitlines()[1:]] == [["order", "b", "failed"], ["order", "a", "waiting"]]
+    assert told(command, capsys, "ls", "--status", "failed", "--name", "order").count("order") == 1
+    assert told(command, capsys, "ls", "--name", "other").splitlines()[1:] == []
+    assert {row["id"]: row["status"] for row in json.loads(told(command, capsys, "ls", "--json"))} == {
+        "a": "waiting",
+        "b": "failed",
+    }
+    shown = told(command, capsys, "show", "a")
+    assert "reserve" in shown
+    assert "not done: approved, ship" in shown
+    assert "4711" not in shown
+    assert "4711" in told(command, capsys, "show", "a", "--payloads")
+    whole = json.loads(told(command, capsys, "show", "a", "--json"))
+    assert (whole["steps"][0]["step"], whole["steps"][0]["outcome"]) == ("reserve", "ok")
+    assert "4711" not in json.dumps(whole)
+
+
+def test_why_says_what_a_saga_waits_for_and_who_could_run_it(
+    url: str, command: Command, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In words, because whoever asks did not write it."""
+    run(url, ("a", {}), ("b", {"fails": "reserve"}), until={"a": "waiting", "b": "failed"})
+    waiting = told(command, capsys, "why", "a")
+    assert "order a is waiting." in waiting
+    assert "approved waits: signal approved." in waiting
+    assert "No worker that lives can run order version 1" in waiting
+    assert "It was refused before it had any effect" in told(command, capsys, "why", "b")
+    assert "No: nothing left" in told(command, capsys, "why", "b")
+    assert json.loads(told(command, capsys, "why", "a", "--json"))["status"] == "waiting"
+
+
+def test_cancel_takes_back_and_resolve_gives_results(url: str, command: Command, capsys: pytest.CaptureFixture[str]) -> None:
+    """Two ways out of a wait that nobody will end; both are kept with a name and a reason."""
+    run(url, ("a", {}), ("b", {}), until={"a": "waiting", "b": "waiting"})
+    assert "order a is compensating now: cancel by ann is kept" in told(command, capsys, "cancel", "a", *BY)
+    assert "order b is running now" in told(command, capsys, "resolve", "b", "--step", "approved", "--result", "true", *BY)
+    run(url, until={"a": "compensated", "b": "completed"})
+    assert "It was taken back" in told(command, capsys, "why", "a")
+    assert "ann: resolve approved: asked by phone" in told(command, capsys, "show", "b")
+    assert "is completed; nothing more can be done" in told(command, capsys, "cancel", "b", *BY, status=2)
+    run(url, until={})
+    assert "It completed" in told(command, capsys, "why", "b")
+
+
+WAYS = {"retry": [], "skip": [], "resolve": ["--alternate", "by_post"]}
+
+
+@pytest.mark.parametrize("verb", WAYS)
+def test_an_undo_that_fails_for_ever_is_told_and_helped(
+    url: str, command: Command, capsys: pytest.CaptureFixture[str], verb: str
+) -> None:
+    """A saga that cannot be taken back is nobody's until a human says how."""
+    FAILING["undo"] = True
+    run(url, ("c", {}), until={"c": "waiting"})
+    told(command, capsys, "cancel", "c", *BY)
+    run(url, until={"c": "stuck"})
+    words = told(command, capsys, "why", "c")
+    assert "OSError: the warehouse is on fire" in words
+    assert "seawall saga skip c --step reserve" in words
+    FAILING["undo"] = verb != "retry"
+    told(command, capsys, verb, "c", "--step", "reserve", *WAYS[verb], *BY)
+    run(url, until={"c": "compensated_partially" if verb == "skip" else "compensated"})
+
+
+def test_diff_names_who_may_move_and_move_is_refused_for_the_others(
+    url: str, command: Command, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A deploy that strands sagas should be seen before it, not after."""
+    monkeypatch.syspath_prepend(str(HERE))
+    run(url, ("a", {}), until={"a": "waiting"})
+    assert "Nothing in flight runs by another definition." in told(command, capsys, "diff", "shop_sagas:build")
+    words = told(command, capsys, "diff", "shop_sagas:newer", status=1)
+    assert "order version 1 -> 2: 0 in flight may move, 1 may not" in words
+    assert "reserve: is gone" in words
+    assert "a stays: step" in words
+    found = json.loads(told(command, capsys, "diff", "shop_sagas:newer", "--json", status=1))
+    assert (found[0]["was"], found[0]["safe"], list(found[0]["unsafe"])) == (1, 0, ["a"])
+    assert "start one first" in told(command, capsys, "resolve", "a", "--to-version", "2", *BY, status=2)
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["show", "nobody"], "there is no saga 'nobody'"),
+        (["cancel", "nobody", *BY], "there is no saga 'nobody'"),
+        (["resolve", "a", *BY], "exactly one of --result"),
+        (["resolve", "a", "--step", "approved", "--result", "{", *BY], "the result must be JSON"),
+        (["skip", "a", "--step", "ship", *BY], "does not wait for anything now"),
+        (["retry", "a", "--actor", " ", "--reason", "x"], "actor must be text"),
+        (["ls", "--url", "sqlite:////nowhere/sagas.db"], "there is no journal at"),
+        (["ls", "--url", "oracle://x"], "url must begin with one of"),
+        (["diff", "shop_sagas:nothing"], "module must be like"),
+        (["diff", "shop_sagas:wrong"], "list of instances of Saga classes"),
+    ],
+)
+def test_mistakes_are_told_and_change_nothing(
+    url: str, command: Command, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, words: list[str], says: str
+) -> None:
+    """A typo at three in the morning must cost nothing."""
+    monkeypatch.syspath_prepend(str(HERE))
+    run(url, ("a", {}), until={"a": "waiting"})
+    assert says in told(command, capsys, *words, status=2)
+    assert json.loads(told(command, capsys, "show", "a", "--json"))["operators"] == []
+
+
+def test_a_word_without_actor_is_refused(url: str, command: Command, capsys: pytest.CaptureFixture[str]) -> None:
+    """Nobody may change a saga namelessly."""
+    run(url, ("a", {}), until={"a": "waiting"})
+    assert command(["saga", "cancel", "a", "--reason", "x"]) == 2
+    capsys.readouterr()
+
+
+def test_a_worker_runs_sagas_until_it_is_told_to_end(url: str) -> None:
+    """The command that stands in a service file: it takes what is there, and hands over on SIGTERM."""
+    with Sagas(url, [Order()], worker=False) as sagas:
+        handle = sagas.start_sync(Order, {}, id="a")
+        words = [sys.executable, "-c", "from seawall.cli import main; raise SystemExit(main())", "saga", "worker", url]
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(HERE), *filter(None, [os.environ.get("PYTHONPATH")])])}
+        with subprocess.Popen([*words, "shop_sagas:build"], stdout=subprocess.PIPE, text=True, env=environment) as process:
+            assert process.stdout is not None
+            assert "runs order v1" in process.stdout.readline()
+            end = time.monotonic() + 30
+            while asyncio.run(handle.status()) != "waiting":
+                assert time.monotonic() < end
+                time.sleep(0.05)
+            process.send_signal(signal.SIGTERM)
+            assert process.stdout.read() == "handing over\n"
+        assert process.returncode == 0
