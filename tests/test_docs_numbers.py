@@ -34,6 +34,7 @@ from seawall.policies.quantile import QuantileRule
 from seawall.policies.throttle import ThrottleRule
 from seawall.saga import Call, Participant, participant_asgi
 from seawall.saga import errors as saga_errors
+from seawall.saga import step as saga_step
 from seawall.shared import book, stores
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -56,6 +57,7 @@ OPTIONS: dict[str, Callable[..., Any]] = {
     "patterns/rate-limiter.md": sw.RateLimiter,
     "patterns/shared-limits.md": sw.RateLimiter,
     "patterns/retry.md": sw.Retry,
+    "patterns/saga.md": saga_step,
     "patterns/saga-participant.md": Participant,
     "patterns/throttle.md": sw.Throttle,
     "patterns/timeout.md": sw.Timeout,
