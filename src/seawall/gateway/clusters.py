@@ -73,7 +73,12 @@ def _cluster(name: str, service: Service, policy: Translated, source: Source) ->
 
 
 def _thresholds(policy: Translated) -> list[dict[str, Any]]:
-    most: dict[str, Any] = {"max_connections": PLENTY, "max_pending_requests": PLENTY, "max_requests": PLENTY, "max_retries": PLENTY}
+    most: dict[str, Any] = {
+        "max_connections": PLENTY,
+        "max_pending_requests": PLENTY,
+        "max_requests": PLENTY,
+        "max_retries": PLENTY,
+    }
     if policy.seats is not None:
         most["max_requests"] = policy.seats
         most["max_connections"] = policy.seats

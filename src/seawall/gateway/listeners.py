@@ -88,11 +88,18 @@ def _access_log(path: str | None, listener: str) -> list[dict[str, Any]]:
         "cluster": "%UPSTREAM_CLUSTER_RAW%",
         "attempts": "%UPSTREAM_REQUEST_ATTEMPT_COUNT%",
     }
-    return [{"name": "envoy.access_loggers.file", "typed_config": {"@type": _FILE_LOG, "path": path, "log_format": {"json_format": fields}}}]
+    return [
+        {
+            "name": "envoy.access_loggers.file",
+            "typed_config": {"@type": _FILE_LOG, "path": path, "log_format": {"json_format": fields}},
+        }
+    ]
 
 
 def _tls(tls: Tls) -> dict[str, Any]:
-    context: dict[str, Any] = {"tls_certificates": [{"certificate_chain": {"filename": tls.cert}, "private_key": {"filename": tls.key}}]}
+    context: dict[str, Any] = {
+        "tls_certificates": [{"certificate_chain": {"filename": tls.cert}, "private_key": {"filename": tls.key}}]
+    }
     told: dict[str, Any] = {"@type": _DOWNSTREAM_TLS, "common_tls_context": context}
     if tls.ca is not None:
         context["validation_context"] = {"trusted_ca": {"filename": tls.ca}}
@@ -126,7 +133,10 @@ def _route(route: Route, number: int, config: GatewayConfig) -> list[dict[str, A
         return [_piece(route, number, config, None, None)]
     repeatable = {"name": ":method", "string_match": {"safe_regex": {"regex": REPEATABLE}}}
     wider = "connect-failure,refused-stream,reset" if retries.connection_errors_only else MAY_BE_SENT
-    return [_piece(route, number, config, _retries(retries, wider), repeatable), _piece(route, number, config, _retries(retries, NEVER_SENT), None)]
+    return [
+        _piece(route, number, config, _retries(retries, wider), repeatable),
+        _piece(route, number, config, _retries(retries, NEVER_SENT), None),
+    ]
 
 
 def _piece(
@@ -154,13 +164,20 @@ def _piece(
     if route.limits:
         action["rate_limits"] = [_descriptor(name, config.limits.named[name].by) for name in route.limits]
     filters = _per_route(route, number)
-    return {"name": f"route-{number}", "match": match, "route": action, **({"typed_per_filter_config": filters} if filters else {})}
+    return {
+        "name": f"route-{number}",
+        "match": match,
+        "route": action,
+        **({"typed_per_filter_config": filters} if filters else {}),
+    }
 
 
 def _target(route: Route) -> dict[str, Any]:
     if len(route.to) == 1:
         return {"cluster": name_of(next(iter(route.to)), route)}
-    return {"weighted_clusters": {"clusters": [{"name": name_of(name, route), "weight": part} for name, part in route.to.items()]}}
+    return {
+        "weighted_clusters": {"clusters": [{"name": name_of(name, route), "weight": part} for name, part in route.to.items()]}
+    }
 
 
 def _retries(retries: Retries, on: str) -> dict[str, Any]:

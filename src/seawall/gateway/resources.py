@@ -88,7 +88,9 @@ def check(resources: Resources) -> list[str]:
     routes, two endpoints at one address."""
     found = []
     for name, route in resources.routes.items():
-        found += [f"routes {name}: there is no cluster {to!r}" for to in sorted(set(_mentioned(route))) if to not in resources.clusters]
+        found += [
+            f"routes {name}: there is no cluster {to!r}" for to in sorted(set(_mentioned(route))) if to not in resources.clusters
+        ]
     for name, cluster in resources.clusters.items():
         service = cluster.get("eds_cluster_config", {}).get("service_name")
         if service is not None and service not in resources.endpoints:

@@ -73,7 +73,9 @@ def _there(table: Table, key: str, name: str, known: Mapping[str, Any], how: str
 def _hosts(table: Table) -> tuple[str, ...]:
     if not table.has("host"):
         return ("*",)
-    return table.read("host", lambda name, value: (tables.text(name, value),) if isinstance(value, str) else tables.texts(name, value))
+    return table.read(
+        "host", lambda name, value: (tables.text(name, value),) if isinstance(value, str) else tables.texts(name, value)
+    )
 
 
 def _shares(table: Table, services: Mapping[str, Service]) -> dict[str, int]:

@@ -201,7 +201,8 @@ def _tls(table: Table | None, *, server: bool) -> Tls | None:
     if table is None:
         return None
     file = tables.file_of(table.path.parent)
-    found = Tls(*(table.read(key, file, None) for key in ("cert", "key", "ca")), table.read("name", tables.text, None))
+    cert, key, ca = (table.read(part, file, None) for part in ("cert", "key", "ca"))
+    found = Tls(cert, key, ca, table.read("name", tables.text, None))
     table.done()
     if (found.cert is None) != (found.key is None) or (server and found.cert is None):
         raise table.error(f"{table.label} needs cert and key together", "cert" if found.cert else "key")
@@ -267,7 +268,11 @@ def _ejection(table: Table) -> Outliers | None:
     inner = table.table("ejection")
     if inner is None:
         return Outliers()
-    found = {key: inner.read(key, lambda _, value: value) for key in ("consecutive_failures", "eject_for", "cap", "most") if inner.has(key)}
+    found = {
+        key: inner.read(key, lambda _, value: value)
+        for key in ("consecutive_failures", "eject_for", "cap", "most")
+        if inner.has(key)
+    }
     inner.done()
     try:
         return Outliers(**found)
@@ -326,7 +331,9 @@ def _one_door_each(top: Table, listeners: Mapping[str, Listener]) -> None:
     for name, one in listeners.items():
         other = taken.setdefault((one.address, one.port), name)
         if other != name:
-            raise top.error(f"listeners.{name}: {one.address}:{one.port} is the door of {other} already", "listeners", name, "port")
+            raise top.error(
+                f"listeners.{name}: {one.address}:{one.port} is the door of {other} already", "listeners", name, "port"
+            )
 
 
 def _route(

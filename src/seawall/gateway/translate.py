@@ -98,7 +98,9 @@ def _refuse(pipeline: str, entry: Entry) -> None:
         raise entry.origin.error(f"pipeline {pipeline}: {entry.kind} has no equal in Envoy. {INSTEAD[entry.kind]}")
     for name, tree in entry.options.items():
         if name not in SAID[entry.kind]:
-            raise _place(entry, tree).error(f"pipeline {pipeline}: {entry.kind}: Envoy has no equal of {name}; take it away for the gateway")
+            raise _place(entry, tree).error(
+                f"pipeline {pipeline}: {entry.kind}: Envoy has no equal of {name}; take it away for the gateway"
+            )
 
 
 def _place(entry: Entry, tree: Tree | None) -> Origin:
@@ -128,7 +130,9 @@ def _retry(found: Translated, policy: Retry, pipeline: str, entry: Entry) -> Tra
         raise entry.origin.error(f"pipeline {pipeline}: Envoy retries in one place; take one of the two away")
     backoff = policy.rule.backoff
     if backoff.growth != "exponential" or backoff.jitter != "full":
-        raise refuse("backoff", f"Envoy waits exponentially with full jitter only; got {backoff.growth!r} with {backoff.jitter!r}")
+        raise refuse(
+            "backoff", f"Envoy waits exponentially with full jitter only; got {backoff.growth!r} with {backoff.jitter!r}"
+        )
     if policy.types not in ((), None) and set(policy.types) != {ConnectionError}:
         raise refuse("on", "Envoy knows no exceptions of Python; leave `on` away, or say ['ConnectionError']")
     only_connections = bool(policy.types)
@@ -136,7 +140,13 @@ def _retry(found: Translated, policy: Retry, pipeline: str, entry: Entry) -> Tra
     ratio = None if budget is None else budget.rule.ratio
     floor = 0.0 if budget is None else float(getattr(budget.rule, "floor_per_s", 3.0))
     retries = Retries(
-        policy.rule.attempts - 1, backoff.base, backoff.cap, policy.rule.retry_after_cap, ratio, max(1, math.ceil(floor)), only_connections
+        policy.rule.attempts - 1,
+        backoff.base,
+        backoff.cap,
+        policy.rule.retry_after_cap,
+        ratio,
+        max(1, math.ceil(floor)),
+        only_connections,
     )
     return replace(found, retries=retries)
 
@@ -153,7 +163,9 @@ def _rate_limiter(found: Translated, policy: RateLimiter, pipeline: str, entry: 
     if policy.rule.algorithm != "token_bucket":
         raise where.error(f"pipeline {pipeline}: rate_limiter: Envoy has token buckets only; got {policy.rule.algorithm!r}")
     if len(limits) != 1 or found.bucket is not None or not isinstance(limits[0], Limit):
-        raise entry.origin.error(f"pipeline {pipeline}: rate_limiter: Envoy keeps one local limit per route; got more, or one of the calendar")
+        raise entry.origin.error(
+            f"pipeline {pipeline}: rate_limiter: Envoy keeps one local limit per route; got more, or one of the calendar"
+        )
     return replace(found, bucket=bucket_of(limits[0]))
 
 
