@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
+from dataclasses import replace
 from pathlib import Path
 
 import aiohttp
@@ -13,7 +15,7 @@ from tests.gateway.kit import backend, free_port, load, services_file, until
 
 from seawall.core.errors import ConfigError
 from seawall.core.events import Event
-from seawall.gateway import EnvoyBroken, Gateway
+from seawall.gateway import EnvoyBroken, Gateway, retry_headers
 
 pytestmark = pytest.mark.xdist_group("envoy")
 
@@ -33,12 +35,15 @@ async def get(port: int, path: str = "/", **more: object) -> tuple[int, str]:
         return answer.status, await answer.text()
 
 
-async def test_a_change_of_the_registry_reaches_envoy_without_a_failed_request(tmp_path: Path) -> None:
+@pytest.mark.parametrize("control", ["file", "ads"])
+async def test_a_change_of_the_registry_reaches_envoy_without_a_failed_request(tmp_path: Path, control: str) -> None:
     """This is what the gateway is for: whoever the registry names gets the requests, and nobody notices the change."""
     port = free_port()
     async with backend("old") as old, backend("new") as new:
         services_file(tmp_path / "services.toml", "stock", old.port)
-        async with Gateway(config(tmp_path, port)) as gateway, load(f"http://127.0.0.1:{port}/") as asking:
+        path = config(tmp_path, port)
+        path.write_text(path.read_text() + f'[envoy]\ncontrol = "{control}"\n')
+        async with Gateway(path) as gateway, load(f"http://127.0.0.1:{port}/") as asking:
             await until(lambda: _is(asking.seen["old"] > 20))
             published = asyncio.Event()
             gateway.subscribe(lambda event: published.set() if event.kind == "gateway.published" else None)
@@ -126,3 +131,66 @@ async def test_a_port_in_use_and_a_missing_envoy_are_told_at_once(tmp_path: Path
         with pytest.raises(EnvoyBroken, match="there is no Envoy at /nowhere/envoy"):
             async with Gateway(path):
                 pass
+
+
+async def test_an_ads_envoy_that_refuses_keeps_the_last_good_and_says_why(tmp_path: Path) -> None:
+    """The text of a NACK is all that an operator has to go by, and traffic must not notice."""
+    port = free_port()
+    events: list[Event] = []
+    async with backend("one") as one:
+        services_file(tmp_path / "services.toml", "stock", one.port)
+        path = config(tmp_path, port)
+        path.write_text(path.read_text() + '[envoy]\ncontrol = "ads"\n')
+        async with Gateway(path) as gateway:
+            gateway.subscribe(events.append)
+            async with load(f"http://127.0.0.1:{port}/") as asking:
+                good = gateway.resources
+                text = json.dumps(good.endpoints["stock"]).replace("127.0.0.1", "no address")
+                gateway.ads.publish(replace(good, endpoints={"stock": json.loads(text)}))
+                await until(lambda: _is(any(event.kind == "gateway.rejected" for event in events)))
+                gateway.ads.publish(good)
+            assert not asking.failed, asking.failed
+            assert await get(port) == (200, "one")
+    told = next(event for event in events if event.kind == "gateway.rejected")
+    assert "no address" in str(told.data["complaints"]), told
+
+
+async def test_a_global_limit_is_answered_by_our_limiter(tmp_path: Path) -> None:
+    """One limit over a fleet of Envoys exists only where all of them ask the same counter."""
+    port = free_port()
+    async with backend("one") as one:
+        services_file(tmp_path / "services.toml", "stock", one.port)
+        path = config(tmp_path, port, route='limits = ["user"]')
+        path.write_text(
+            path.read_text() + '[rate_limits]\ntimeout = "2s"\n[rate_limits.limits.user]\nlimit = "3/h"\nby = "header:x-user"\n'
+        )
+        async with Gateway(path):
+            codes = [(await get(port, headers={"x-user": "ann"}))[0] for _ in range(5)]
+            assert codes == [200, 200, 200, 429, 429]
+            assert (await get(port, headers={"x-user": "bob"}))[0] == 200
+
+
+async def test_the_policies_of_a_pipeline_hold_in_envoy(tmp_path: Path) -> None:
+    """The same table drives a pipeline and Envoy: a retry saves a GET, not a POST; trusted callers can forbid it."""
+    port = free_port()
+    async with backend("one") as one, backend("two") as two:
+        services_file(tmp_path / "services.toml", "stock", one.port, two.port)
+        path = config(tmp_path, port, route='pipeline = "stock"', more="ejection = false")
+        text = path.read_text().replace(f"port = {port}", f'port = {port}\ntrusted = ["127.0.0.0/8"]')
+        path.write_text(
+            text + '[pipelines.stock]\npolicies = [{ timeout = "5s" }, { retry = { attempts = 3 } }, { timeout = "1s" }]\n'
+        )
+        async with Gateway(path), aiohttp.ClientSession() as session:
+            url = f"http://127.0.0.1:{port}/"
+
+            async def ask(method: str, headers: dict[str, str]) -> int:
+                one.statuses, two.statuses = [503], []
+                for _ in range(4):
+                    async with session.request(method, url, headers=headers) as answer:
+                        if answer.status != 200:
+                            return answer.status
+                return 200
+
+            assert await ask("GET", {}) == 200
+            assert await ask("POST", {}) == 503
+            assert await ask("GET", retry_headers(retries=True)) == 503

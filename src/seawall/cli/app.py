@@ -8,6 +8,7 @@ from cyclopts import App, CycloptsError
 
 import seawall
 from seawall.cli import BAD_INPUT
+from seawall.cli.gateway import run as run_gateway
 
 app = App(
     name="seawall",
@@ -29,6 +30,11 @@ policy = App(name="policy", help="Look at the policies of a fleet, and give orde
 for verb in ("ls", "isolate", "reset"):
     policy.command(f"seawall.cli.policy:{verb}", name=verb)
 app.command(policy)
+gateway = App(name="gateway", help="Run a real Envoy that follows a file and the registries it names.")
+gateway.default(run_gateway)
+for verb in ("render", "status"):
+    gateway.command(f"seawall.cli.gateway:{verb}", name=verb)
+app.command(gateway)
 
 
 def run(argv: Sequence[str]) -> int:

@@ -42,7 +42,7 @@ def of(config: GatewayConfig, source: Source, limits_port: int | None) -> dict[s
         for service in route.mirror:
             found.setdefault(service, _cluster(service, config.services[service], Translated(), source))
     if config.limits.named and limits_port is not None:
-        found[LIMITS] = _limits(limits_port)
+        found[LIMITS] = loopback_grpc(LIMITS, limits_port)
     return found
 
 
@@ -129,10 +129,11 @@ def _tls(tls: Tls) -> dict[str, Any]:
     return {"name": "envoy.transport_sockets.tls", "typed_config": told}
 
 
-def _limits(port: int) -> dict[str, Any]:
+def loopback_grpc(name: str, port: int) -> dict[str, Any]:
+    """A gRPC server of ours on this machine."""
     address = {"socket_address": {"address": "127.0.0.1", "port_value": port}}
     return {
-        "name": LIMITS,
+        "name": name,
         "type": "STATIC",
         "connect_timeout": "1s",
         "typed_extension_protocol_options": {
@@ -141,5 +142,5 @@ def _limits(port: int) -> dict[str, Any]:
                 "explicit_http_config": {"http2_protocol_options": {}},
             }
         },
-        "load_assignment": {"cluster_name": LIMITS, "endpoints": [{"lb_endpoints": [{"endpoint": {"address": address}}]}]},
+        "load_assignment": {"cluster_name": name, "endpoints": [{"lb_endpoints": [{"endpoint": {"address": address}}]}]},
     }

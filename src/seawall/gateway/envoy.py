@@ -76,9 +76,7 @@ def check_ports(listeners: Iterable[Listener]) -> None:
 class Envoy:
     """Keeps one Envoy alive. bootstrap: its first configuration. folder: for its files. drain: seconds that a stop may take."""
 
-    def __init__(
-        self, path: str, bootstrap: dict[str, Any], folder: Path, *, drain: float, workers: int, tell: Tell, clean: bool = True
-    ) -> None:
+    def __init__(self, path: str, bootstrap: dict[str, Any], folder: Path, *, drain: float, workers: int, tell: Tell) -> None:
         self.folder = folder
         self.restarts = 0
         self.process: Process | None = None

@@ -8,16 +8,18 @@ import shutil
 import tempfile
 from contextlib import AsyncExitStack, suppress
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final
 
 from seawall.core import clock as clocks
-from seawall.core.errors import ConfigError
+from seawall.core.errors import ConfigError, MissingExtra
 from seawall.core.events import Event, Sink, Sinks, everywhere
 from seawall.discovery import Registry, Snapshot, Watching
+from seawall.gateway.clusters import loopback_grpc
 from seawall.gateway.endpoints import ip_of, keeps
-from seawall.gateway.envoy import Envoy, binary, check_ports
+from seawall.gateway.envoy import Envoy, EnvoyBroken, binary, check_ports
 from seawall.gateway.publish import FilePublisher
 from seawall.gateway.resources import Resources, compute
 from seawall.gateway.settings import GatewayConfig
@@ -25,6 +27,20 @@ from seawall.gateway.settings import GatewayConfig
 FIRST_WITHIN: Final = 5.0
 LOOKS: Final = 1.0
 """Seconds between two looks whether Envoy refused something."""
+
+
+XDS: Final = "seawall-xds"
+ADS_SOURCE: Final[dict[str, Any]] = {"ads": {}, "resource_api_version": "V3"}
+
+
+def _over_grpc() -> Any:
+    """The gRPC side. Raises MissingExtra."""
+    try:
+        return import_module("seawall.gateway.over_grpc")
+    except ModuleNotFoundError as error:
+        if (error.name or "").split(".")[0] not in ("grpc", "envoy", "google"):
+            raise
+        raise MissingExtra('control = "ads" and global limits need gRPC: pip install "seawall[xds]"') from error
 
 
 class Gateway:
@@ -51,6 +67,9 @@ class Gateway:
         self._changed = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
         self._publisher: FilePublisher | None = None
+        self.ads: Any = None
+        self._xds_port = 0
+        self._limits_port: int | None = None
         self._watched: dict[str, Watching] = {}
         self._registries: dict[str, Registry] = {}
 
@@ -72,6 +91,7 @@ class Gateway:
             folder.mkdir(parents=True, exist_ok=True)
             if self._given is None:
                 self._stack.callback(shutil.rmtree, folder, ignore_errors=True)
+            await self._serve()
             self._publisher = FilePublisher(folder.absolute() / "xds")
             await self._watch()
             await self._publish()
@@ -102,7 +122,7 @@ class Gateway:
         goes on under the last good one."""
         try:
             fresh = GatewayConfig.read(self.path)
-            compute(fresh, self._snapshots, self._source, addresses=self._addresses)
+            compute(fresh, self._snapshots, self._source, addresses=self._addresses, limits_port=self._limits_port)
         except (ConfigError, ValueError) as error:
             self.tell("gateway.refused", error=str(error))
             raise
@@ -112,14 +132,47 @@ class Gateway:
 
     # --- steps
 
+    async def _serve(self) -> None:
+        """The gRPC servers: of resources, where Envoy asks for them that way, and of global limits, where there are any."""
+        config = self.config
+        if config.control == "ads":
+            over_grpc = _over_grpc()
+            self.ads = over_grpc.Ads(self.tell)
+            self._xds_port = await self._listen(over_grpc.Server(config.xds_port, ads=self.ads))
+        if config.limits.named:
+            over_grpc = _over_grpc()
+            self._limits_port = await self._listen(
+                over_grpc.Server(config.limits.port, limits=over_grpc.RateLimits(config.limits))
+            )
+
+    async def _listen(self, server: Any) -> int:
+        try:
+            await server.start()
+        except OSError as error:
+            raise EnvoyBroken(str(error)) from error
+        self._stack.push_async_callback(server.stop)
+        return int(server.port)
+
     def _bootstrap(self) -> dict[str, Any]:
+        node = {"id": f"seawall-{self.path.stem}", "cluster": "seawall"}
+        admin = {"address": {"socket_address": {"address": "127.0.0.1", "port_value": self.config.admin_port}}}
+        if self.ads is not None:
+            asks = {"api_type": "GRPC", "transport_api_version": "V3", "grpc_services": [{"envoy_grpc": {"cluster_name": XDS}}]}
+            return {
+                "node": node,
+                "admin": admin,
+                "dynamic_resources": {"ads_config": asks, "cds_config": ADS_SOURCE, "lds_config": ADS_SOURCE},
+                "static_resources": {"clusters": [loopback_grpc(XDS, self._xds_port)]},
+            }
         return {
-            "node": {"id": f"seawall-{self.path.stem}", "cluster": "seawall"},
-            "admin": {"address": {"socket_address": {"address": "127.0.0.1", "port_value": self.config.admin_port}}},
+            "node": node,
+            "admin": admin,
             "dynamic_resources": {"cds_config": self._source("clusters", ""), "lds_config": self._source("listeners", "")},
         }
 
     def _source(self, kind: str, name: str) -> dict[str, Any]:
+        if self.ads is not None:
+            return ADS_SOURCE
         assert self._publisher is not None
         return self._publisher.source(kind, name)
 
@@ -158,8 +211,15 @@ class Gateway:
         assert self._publisher is not None
         await self._resolve()
         log = str(self._publisher.folder.parent / "access.log") if self._log else None
-        fresh = compute(self.config, self._snapshots, self._source, addresses=self._addresses, access_log=log)
-        if self._publisher.publish(fresh):
+        fresh = compute(
+            self.config,
+            self._snapshots,
+            self._source,
+            addresses=self._addresses,
+            limits_port=self._limits_port,
+            access_log=log,
+        )
+        if (self._publisher if self.ads is None else self.ads).publish(fresh):
             self.resources = fresh
             self.tell("gateway.published", version=fresh.version())
 

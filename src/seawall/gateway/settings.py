@@ -28,7 +28,7 @@ POLICY_ROOTS: Final = ("pipelines", "policies", "processes")
 
 @dataclass(frozen=True, slots=True)
 class Tls:
-    """Files of one side's TLS. cert, key: who we are; ca: whom we trust; name: whom we expect (SNI and name in the certificate)."""
+    """Files of one side's TLS. cert, key: who we are; ca: whom we trust; name: whom we expect, as SNI and in the certificate."""
 
     cert: str | None = None
     key: str | None = None
@@ -317,10 +317,10 @@ def _limits(table: Table | None) -> Limits:
     outage = table.read("outage", lambda label, value: units.one_of(label, value, ("open", "closed")), "open")
     found = Limits(
         named,
-        table.read("store", tables.text, None),
-        table.read("port", tables.whole(0, 65535), 0),
-        outage == "closed",
-        table.read("timeout", tables.seconds, 0.1),
+        store=table.read("store", tables.text, None),
+        port=table.read("port", tables.whole(0, 65535), 0),
+        closed=outage == "closed",
+        timeout=table.read("timeout", tables.seconds, 0.1),
     )
     table.done()
     return found

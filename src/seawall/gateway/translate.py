@@ -110,7 +110,7 @@ def _place(entry: Entry, tree: Tree | None) -> Origin:
     return entry.origin if first is None else first[1].origin
 
 
-def _timeout(found: Translated, policy: Timeout, _pipeline: str, entry: Entry) -> Translated:
+def _timeout(found: Translated, policy: Timeout, _pipeline: str, _entry: Entry) -> Translated:
     if policy.connect is not None:
         found = replace(found, connect=_least(found.connect, policy.connect))
     if found.retries is None:
