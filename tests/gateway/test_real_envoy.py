@@ -56,6 +56,7 @@ async def test_a_change_of_the_registry_reaches_envoy_without_a_failed_request(t
                 took = await until(lambda before=before, name=name: _is(asking.seen[name] > before))
                 print(f"re-routed in {took * 1000:.0f} ms")
                 assert took < 2
+                await until(lambda before=before, name=name: _is(asking.seen[name] > before + 40))  # none of before is under way
     assert not asking.failed, asking.failed
 
 
@@ -144,6 +145,7 @@ async def test_an_ads_envoy_that_refuses_keeps_the_last_good_and_says_why(tmp_pa
         async with Gateway(path) as gateway:
             gateway.subscribe(events.append)
             async with load(f"http://127.0.0.1:{port}/") as asking:
+                await until(lambda: _is(asking.asked > 20))
                 good = gateway.resources
                 text = json.dumps(good.endpoints["stock"]).replace("127.0.0.1", "no address")
                 gateway.ads.publish(replace(good, endpoints={"stock": json.loads(text)}))
@@ -184,7 +186,7 @@ async def test_the_policies_of_a_pipeline_hold_in_envoy(tmp_path: Path) -> None:
             url = f"http://127.0.0.1:{port}/"
 
             async def ask(method: str, headers: dict[str, str]) -> int:
-                one.statuses, two.statuses = [503], []
+                one.statuses, two.statuses = [503], [503]
                 for _ in range(4):
                     async with session.request(method, url, headers=headers) as answer:
                         if answer.status != 200:

@@ -255,7 +255,7 @@ def _service(name: str, table: Table, registry: str | None) -> Service:
         _ejection(table),
         _health_check(table.table("health_check")),
         _tls(table.table("tls"), server=False),
-        table.read("http2", tables.flag, False),
+        http2=table.read("http2", tables.flag, default=False),
     )
     table.done()
     return found
