@@ -82,6 +82,7 @@ def test_the_same_tables_give_a_pipeline_and_what_envoy_is_told(tmp_path: Path) 
     threshold = cluster["circuit_breakers"]["thresholds"][0]
     assert (threshold["max_requests"], threshold["max_pending_requests"]) == (7, 5)
     assert threshold["retry_budget"]["budget_percent"]["value"] == pytest.approx(20)
+    assert threshold["retry_budget"]["min_retry_concurrency"] == 10
 
 
 def test_states_are_carried_and_versions_follow_the_content(tmp_path: Path) -> None:

@@ -138,17 +138,23 @@ def _retry(found: Translated, policy: Retry, pipeline: str, entry: Entry) -> Tra
     only_connections = bool(policy.types)
     budget = policy.budget
     ratio = None if budget is None else budget.rule.ratio
-    floor = 0.0 if budget is None else float(getattr(budget.rule, "floor_per_s", 3.0))
+    at_least = 3 if budget is None else _burst(budget.rule)
     retries = Retries(
         policy.rule.attempts - 1,
         backoff.base,
         backoff.cap,
         policy.rule.retry_after_cap,
         ratio,
-        max(1, math.ceil(floor)),
+        at_least,
         only_connections,
     )
     return replace(found, retries=retries)
+
+
+def _burst(rule: Any) -> int:
+    """Retries that a budget allows at once to a quiet service: what its floor gathers while a deposit lives. Envoy counts retries
+    that run, so this is how many it must let run together to bridge the same sudden death of an instance."""
+    return max(3, math.ceil(getattr(rule, "floor_per_s", 0.0) * getattr(rule, "ttl", 0.0)))
 
 
 def _bulkhead(found: Translated, policy: Bulkhead, pipeline: str, entry: Entry) -> Translated:
