@@ -196,3 +196,33 @@ async def test_the_policies_of_a_pipeline_hold_in_envoy(tmp_path: Path) -> None:
             assert await ask("GET", {}) == 200
             assert await ask("POST", {}) == 503
             assert await ask("GET", retry_headers(retries=True)) == 503
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize(("control", "goal"), [("file", 0.3), ("ads", 0.1)])
+async def test_changes_are_routed_within_the_goal(tmp_path: Path, control: str, goal: float) -> None:
+    """The goal names the 99th of a hundred changes, under load, from the publishing to the first answer of the new instance."""
+    port = free_port()
+    took: list[float] = []
+    async with backend("old") as old, backend("new") as new:
+        services_file(tmp_path / "services.toml", "stock", old.port)
+        path = config(tmp_path, port)
+        path.write_text(path.read_text() + f'[envoy]\ncontrol = "{control}"\n')
+        async with Gateway(path) as gateway, load(f"http://127.0.0.1:{port}/") as asking:
+            await until(lambda: _is(asking.seen["old"] > 20))
+            published = asyncio.Event()
+            gateway.subscribe(lambda event: published.set() if event.kind == "gateway.published" else None)
+            for number in range(100):
+                name, one = (("new", new), ("old", old))[number % 2]
+                published.clear()
+                services_file(tmp_path / "services.toml", "stock", one.port)
+                await published.wait()
+                before = asking.seen[name]
+                took.append(await until(lambda before=before, name=name: _is(asking.seen[name] > before)))
+                await until(lambda before=before, name=name: _is(asking.seen[name] > before + 40))
+    took.sort()
+    print(
+        f"{control}: p50 {took[50] * 1000:.0f} ms, p99 {took[98] * 1000:.0f} ms, {asking.asked} asked, failed {dict(asking.failed)}"
+    )
+    assert not asking.failed
+    assert took[98] <= goal
