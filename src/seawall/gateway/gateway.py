@@ -7,6 +7,7 @@ import json
 import shutil
 import tempfile
 from contextlib import AsyncExitStack, suppress
+from dataclasses import replace
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -29,6 +30,9 @@ LOOKS: Final = 1.0
 """Seconds between two looks whether Envoy refused something."""
 
 
+SETTLES: Final = 1.0
+"""Seconds after which Envoy has taken over new routes, before the clusters of the old ones go."""
+FIXED: Final = ("limits", "admin_port", "binary", "workers", "drain", "control", "xds_port")
 XDS: Final = "seawall-xds"
 ADS_SOURCE: Final[dict[str, Any]] = {"ads": {}, "resource_api_version": "V3"}
 
@@ -122,6 +126,10 @@ class Gateway:
         goes on under the last good one."""
         try:
             fresh = GatewayConfig.read(self.path)
+            if any(getattr(fresh, name) != getattr(self.config, name) for name in FIXED):
+                raise ConfigError(
+                    "[admin], [envoy] and [rate_limits] cannot change while it runs; start it anew", path=str(self.path)
+                )
             compute(fresh, self._snapshots, self._source, addresses=self._addresses, limits_port=self._limits_port)
         except (ConfigError, ValueError) as error:
             self.tell("gateway.refused", error=str(error))
@@ -219,7 +227,14 @@ class Gateway:
             limits_port=self._limits_port,
             access_log=log,
         )
-        if (self._publisher if self.ads is None else self.ads).publish(fresh):
+        publisher = self._publisher if self.ads is None else self.ads
+        if self.resources.clusters.keys() - fresh.clusters.keys():
+            # what goes stays until no route names it any more
+            both = {"clusters": {**self.resources.clusters, **fresh.clusters}}
+            both["endpoints"] = {**self.resources.endpoints, **fresh.endpoints}
+            publisher.publish(replace(fresh, **both))
+            await asyncio.sleep(SETTLES)
+        if publisher.publish(fresh):
             self.resources = fresh
             self.tell("gateway.published", version=fresh.version())
 
