@@ -228,12 +228,13 @@ class Gateway:
             access_log=log,
         )
         publisher = self._publisher if self.ads is None else self.ads
-        if self.resources.clusters.keys() - fresh.clusters.keys():
-            # what goes stays until no route names it any more
-            both = {"clusters": {**self.resources.clusters, **fresh.clusters}}
-            both["endpoints"] = {**self.resources.endpoints, **fresh.endpoints}
-            publisher.publish(replace(fresh, **both))
-            await asyncio.sleep(SETTLES)
+        old = self.resources
+        if old.clusters and old.clusters.keys() != fresh.clusters.keys():
+            # what comes is known and warm before a route names it; what goes stays until none does
+            clusters, endpoints = {**old.clusters, **fresh.clusters}, {**old.endpoints, **fresh.endpoints}
+            for step in (old, fresh):
+                publisher.publish(replace(step, clusters=clusters, endpoints=endpoints))
+                await asyncio.sleep(SETTLES)
         if publisher.publish(fresh):
             self.resources = fresh
             self.tell("gateway.published", version=fresh.version())

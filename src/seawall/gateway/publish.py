@@ -9,6 +9,8 @@ from typing import Any, Final
 
 from seawall.gateway.resources import TYPES, Resources
 
+ORDER: Final = ("endpoints", "clusters", "routes", "listeners")
+"""A file must be there before the resource that names it is read."""
 ONE_FILE_EACH: Final = ("endpoints", "routes")
 """Envoy takes one resource of these kinds from a file."""
 
@@ -30,7 +32,8 @@ class FilePublisher:
     def publish(self, resources: Resources) -> int:
         """Write it; how many files changed. A file is whole or not there."""
         changed = 0
-        for kind, url in TYPES.items():
+        for kind in ORDER:
+            url = TYPES[kind]
             found = resources.of(kind)
             groups = [[each] for each in found.items()] if kind in ONE_FILE_EACH else [list(found.items())]
             for group in groups:
