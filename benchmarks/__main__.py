@@ -19,6 +19,7 @@ MODULES = {
     "import": "benchmarks.importing",
     "discovery": "benchmarks.discovery",
     "balance": "benchmarks.balance",
+    "gateway": "benchmarks.gateway",
 }
 AREAS = tuple(MODULES)
 

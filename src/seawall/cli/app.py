@@ -8,6 +8,7 @@ from cyclopts import App, CycloptsError
 
 import seawall
 from seawall.cli import BAD_INPUT
+from seawall.cli.gateway import run as run_gateway
 
 app = App(
     name="seawall",
@@ -35,6 +36,11 @@ for verb in ("worker", "ls", "show", "why", "diff"):
 for verb in ("retry", "skip", "resolve", "cancel"):
     saga.command(f"seawall.cli.saga_words:{verb}", name=verb)
 app.command(saga)
+gateway = App(name="gateway", help="Run a real Envoy that follows a file and the registries it names.")
+gateway.default(run_gateway)
+for verb in ("render", "status"):
+    gateway.command(f"seawall.cli.gateway:{verb}", name=verb)
+app.command(gateway)
 
 
 def run(argv: Sequence[str]) -> int:

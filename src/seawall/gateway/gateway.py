@@ -1,0 +1,262 @@
+"""The gateway as a whole: watches the services of a `gateway.toml`, tells an Envoy, and keeps it alive."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import shutil
+import tempfile
+from contextlib import AsyncExitStack, suppress
+from dataclasses import replace
+from functools import partial
+from importlib import import_module
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final
+
+from seawall.core import clock as clocks
+from seawall.core.errors import ConfigError, MissingExtra
+from seawall.core.events import Event, Sink, Sinks, everywhere
+from seawall.discovery import Registry, Snapshot, Watching
+from seawall.gateway.clusters import loopback_grpc
+from seawall.gateway.endpoints import ip_of, keeps
+from seawall.gateway.envoy import Envoy, EnvoyBroken, binary, check_ports
+from seawall.gateway.publish import FilePublisher
+from seawall.gateway.resources import Resources, compute
+from seawall.gateway.settings import GatewayConfig
+
+FIRST_WITHIN: Final = 5.0
+LOOKS: Final = 1.0
+"""Seconds between two looks whether Envoy refused something."""
+
+
+SETTLES: Final = 1.0
+"""Seconds after which Envoy has taken over new routes, before the clusters of the old ones go."""
+FIXED: Final = ("limits", "admin_port", "binary", "workers", "drain", "control", "xds_port")
+XDS: Final = "seawall-xds"
+ADS_SOURCE: Final[dict[str, Any]] = {"ads": {}, "resource_api_version": "V3"}
+
+
+def _over_grpc() -> Any:
+    """The gRPC side. Raises MissingExtra."""
+    try:
+        return import_module("seawall.gateway.over_grpc")
+    except ModuleNotFoundError as error:
+        if (error.name or "").split(".")[0] not in ("grpc", "envoy", "google"):
+            raise
+        raise MissingExtra('control = "ads" and global limits need gRPC: pip install "seawall[xds]"') from error
+
+
+class Gateway:
+    """A real Envoy that follows a file and the registries it names, for `async with`.
+
+    path: a `gateway.toml`. folder: where Envoy's files stand; default None = a temporary one. access_log: whether Envoy writes
+    `access.log` there, one JSON object per request. Default False.
+
+    Entering raises ConfigError for a bad file, MissingExtra without Envoy, EnvoyBroken when it does not become ready.
+    """
+
+    def __init__(self, path: str | Path, *, folder: str | Path | None = None, access_log: bool = False) -> None:
+        self.path = Path(path)
+        self.config = GatewayConfig.read(self.path)
+        self.resources = Resources()
+        self.envoy: Envoy | None = None
+        self.complaints: tuple[str, ...] = ()
+        self._given = None if folder is None else Path(folder)
+        self._log = access_log
+        self._sinks = Sinks()
+        self._stack = AsyncExitStack()
+        self._snapshots: dict[str, Snapshot] = {}
+        self._addresses: dict[str, str] = {}
+        self._changed = asyncio.Event()
+        self._tasks: list[asyncio.Task[None]] = []
+        self._publisher: FilePublisher | None = None
+        self.ads: Any = None
+        self._xds_port = 0
+        self._limits_port: int | None = None
+        self._watched: dict[str, Watching] = {}
+        self._registries: dict[str, Registry] = {}
+
+    def subscribe(self, sink: Sink) -> Any:
+        """Send every event of this gateway to `sink`; calling the result ends it."""
+        return self._sinks.add(sink)
+
+    def tell(self, kind: str, **data: Any) -> None:
+        """Emit an event."""
+        event = Event(kind, "gateway", clocks.resolve(None).monotonic(), data=data)
+        self._sinks.emit(event)
+        everywhere.emit(event)
+
+    async def __aenter__(self) -> Gateway:
+        path = binary(self.config.binary)
+        check_ports(self.config.listeners.values())
+        try:
+            folder = self._given or Path(tempfile.mkdtemp(prefix="seawall-gateway-"))
+            folder.mkdir(parents=True, exist_ok=True)
+            if self._given is None:
+                self._stack.callback(shutil.rmtree, folder, ignore_errors=True)
+            await self._serve()
+            self._publisher = FilePublisher(folder.absolute() / "xds")
+            await self._watch()
+            await self._publish()
+            self.envoy = Envoy(
+                path, self._bootstrap(), folder, drain=self.config.drain, workers=self.config.workers, tell=self.tell
+            )
+            self._stack.push_async_callback(self.envoy.stop)
+            await self.envoy.start()
+            self._tasks = [asyncio.create_task(self._follow()), asyncio.create_task(self._look())]
+            (folder / "status.json").write_text(
+                json.dumps({"pid": self.envoy.pid, "admin": self.envoy.admin.port, "file": str(self.path)}), encoding="utf-8"
+            )
+        except BaseException:
+            await self._stack.aclose()
+            raise
+        self.tell("gateway.started", pid=self.envoy.pid, admin=self.envoy.admin.port, version=self.resources.version())
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._stack.aclose()
+        self.tell("gateway.stopped")
+
+    async def reload(self) -> None:
+        """Read the file again, whole or not at all. Raises ConfigError for a bad one, and for another admin or Envoy; what runs
+        goes on under the last good one."""
+        try:
+            fresh = GatewayConfig.read(self.path)
+            if any(getattr(fresh, name) != getattr(self.config, name) for name in FIXED):
+                raise ConfigError(
+                    "[admin], [envoy] and [rate_limits] cannot change while it runs; start it anew", path=str(self.path)
+                )
+            compute(fresh, self._snapshots, self._source, addresses=self._addresses, limits_port=self._limits_port)
+        except (ConfigError, ValueError) as error:
+            self.tell("gateway.refused", error=str(error))
+            raise
+        self.config = fresh
+        await self._watch()
+        self._changed.set()
+
+    # --- steps
+
+    async def _serve(self) -> None:
+        """The gRPC servers: of resources, where Envoy asks for them that way, and of global limits, where there are any."""
+        config = self.config
+        if config.control == "ads":
+            over_grpc = _over_grpc()
+            self.ads = over_grpc.Ads(self.tell)
+            self._xds_port = await self._listen(over_grpc.Server(config.xds_port, ads=self.ads))
+        if config.limits.named:
+            over_grpc = _over_grpc()
+            self._limits_port = await self._listen(
+                over_grpc.Server(config.limits.port, limits=over_grpc.RateLimits(config.limits))
+            )
+
+    async def _listen(self, server: Any) -> int:
+        try:
+            await server.start()
+        except OSError as error:
+            raise EnvoyBroken(str(error)) from error
+        self._stack.push_async_callback(server.stop)
+        return int(server.port)
+
+    def _bootstrap(self) -> dict[str, Any]:
+        node = {"id": f"seawall-{self.path.stem}", "cluster": "seawall"}
+        admin = {"address": {"socket_address": {"address": "127.0.0.1", "port_value": self.config.admin_port}}}
+        if self.ads is not None:
+            asks = {"api_type": "GRPC", "transport_api_version": "V3", "grpc_services": [{"envoy_grpc": {"cluster_name": XDS}}]}
+            return {
+                "node": node,
+                "admin": admin,
+                "dynamic_resources": {"ads_config": asks, "cds_config": ADS_SOURCE, "lds_config": ADS_SOURCE},
+                "static_resources": {"clusters": [loopback_grpc(XDS, self._xds_port)]},
+            }
+        return {
+            "node": node,
+            "admin": admin,
+            "dynamic_resources": {"cds_config": self._source("clusters", ""), "lds_config": self._source("listeners", "")},
+        }
+
+    def _source(self, kind: str, name: str) -> dict[str, Any]:
+        if self.ads is not None:
+            return ADS_SOURCE
+        assert self._publisher is not None
+        return self._publisher.source(kind, name)
+
+    async def _watch(self) -> None:
+        fresh = [name for name in self.config.services if name not in self._watched]
+        for name in fresh:
+            service = self.config.services[name]
+            registry = self._registries.setdefault(service.registry, Registry.open(service.registry))
+            watching = await self._stack.enter_async_context(registry.watch(service.service))
+            self._watched[name] = watching
+            self._stack.callback(watching.subscribe(partial(self._heard, name)))
+        for name in fresh:
+            self._heard(name, await self._watched[name].first(FIRST_WITHIN))
+            if not self._snapshots.get(name, Snapshot(name)).instances:
+                self.tell(
+                    "gateway.no_instances", service=name, registry=self._registries[self.config.services[name].registry].name
+                )
+
+    def _heard(self, name: str, snapshot: Snapshot) -> None:
+        kept = keeps(self._snapshots.get(name), snapshot)
+        if kept is not None:
+            self._snapshots[name] = kept
+            self._changed.set()
+
+    async def _follow(self) -> None:
+        while True:
+            await self._changed.wait()
+            self._changed.clear()
+            try:
+                await self._publish()
+            except (OSError, ValueError) as error:
+                self.tell("gateway.not_published", error=str(error))
+                await asyncio.sleep(LOOKS)
+
+    async def _publish(self) -> None:
+        assert self._publisher is not None
+        await self._resolve()
+        log = str(self._publisher.folder.parent / "access.log") if self._log else None
+        fresh = compute(
+            self.config,
+            self._snapshots,
+            self._source,
+            addresses=self._addresses,
+            limits_port=self._limits_port,
+            access_log=log,
+        )
+        publisher = self._publisher if self.ads is None else self.ads
+        old = self.resources
+        if old.clusters and old.clusters.keys() != fresh.clusters.keys():
+            # what comes is known and warm before a route names it; what goes stays until none does
+            clusters, endpoints = {**old.clusters, **fresh.clusters}, {**old.endpoints, **fresh.endpoints}
+            for step in (old, fresh):
+                publisher.publish(replace(step, clusters=clusters, endpoints=endpoints))
+                await asyncio.sleep(SETTLES)
+        if publisher.publish(fresh):
+            self.resources = fresh
+            self.tell("gateway.published", version=fresh.version())
+
+    async def _resolve(self) -> None:
+        hosts = {one.host for snapshot in self._snapshots.values() for one in snapshot.instances if ip_of(one.host) is None}
+        loop = asyncio.get_running_loop()
+        for host in hosts - self._addresses.keys():
+            try:
+                found = await loop.getaddrinfo(host, None)
+                self._addresses[host] = str(found[0][4][0])
+            except OSError as error:
+                self.tell("gateway.no_address", host=host, error=str(error))
+
+    async def _look(self) -> None:
+        seen = 0
+        while True:
+            await asyncio.sleep(LOOKS)
+            with suppress(OSError, TimeoutError, RuntimeError):
+                assert self.envoy is not None
+                count = await self.envoy.admin.rejections()
+                if count > seen:
+                    self.complaints = tuple(await self.envoy.admin.complaints() or self.envoy.rejections())
+                    self.tell("gateway.rejected", complaints=self.complaints, count=count)
+                seen = count
