@@ -3,30 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import importlib.util
 import sqlite3
-import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
+import shop
 
 from seawall.choreography import Tracker
 
-
-def load(name: str) -> Any:
-    path = Path(__file__).with_name(f"{name}.py")
-    key = f"seawall_tests_choreography_{name}"
-    if key not in sys.modules:
-        spec = importlib.util.spec_from_file_location(key, path)
-        assert spec is not None and spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        sys.modules[key] = module
-        spec.loader.exec_module(module)
-    return sys.modules[key]
-
-
-shop = load("shop")
 WANTED = {
     "a": ["charge", "reserve", "complete"],
     "b": ["cancel"],

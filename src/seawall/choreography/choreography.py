@@ -46,8 +46,8 @@ class Choreography:
         service: str | None = None, undo: bool = True,
     ) -> Callable[[F], F]:  # fmt: skip
         """Declare a handler `(event, tx)`. What it publishes is its return annotation, or `publishes`. compensates: the handler
-        whose work it undoes. undo: False when its own work needs no undoing. service: who runs it, default the choreography's name.
-        Raises GraphError for a name that is taken, EventError for what is no event."""
+        whose work it undoes. undo: False when its own work needs no undoing. service: who runs it, default the choreography's
+        name. Raises GraphError for a name that is taken, EventError for what is no event."""
         kind_of(trigger)
 
         def declare(function: F) -> F:
@@ -94,10 +94,9 @@ class Service:
 
     def __init__(
         self, of: Choreography, service: str | None, store: Store, broker: Broker, tracker: Tracker | None, *, tries: int = 5,
-        limit: float = 30.0, retention: float = 1_209_600.0, relay: dict[str, Any] | None = None, ordered: bool = True,
+        limit: float = 30.0, retention: float = 1_209_600.0, relay: dict[str, Any] | None = None,
     ) -> None:  # fmt: skip
         self.of, self.name, self.store, self.broker, self.tracker = of, service or of.name, store, broker, tracker
-        self.ordered = ordered
         self.handlers = [h for h in of.handlers.values() if service is None or h.service == service]
         if service is not None and not self.handlers and tracker is None:
             raise ChoreographyError(f"service must be one that has handlers; got {service!r}")
@@ -135,7 +134,7 @@ class Service:
         self.relay.wake()
 
     def _maker(self, handler: Handler, envelope: Envelope) -> Callable[[Any], Tx]:
-        return lambda connection: Tx(connection, envelope, self.of.name, self.name, handler.name, ordered=self.ordered)
+        return lambda connection: Tx(connection, envelope, self.of.name, self.name, handler.name)
 
     async def publish(self, value: Any, *, traceparent: str | None = None) -> Envelope:
         """Write an event in a transaction of its own; it is on its way when this returns. traceparent: of W3C Trace Context."""
@@ -168,9 +167,11 @@ class Begin:
         of = self._service.of
         key = getattr(value, of.correlation, None)
         if not isinstance(key, (str, int)) or key == "":
-            raise EventError(f"{type(value).__name__} needs the field {of.correlation!r}, a str or int: it says which saga it belongs to")
+            raise EventError(
+                f"{type(value).__name__} needs the field {of.correlation!r}, a str or int: it says which saga it belongs to"
+            )
         envelope = wrap(value, source=self._service.name, correlation=str(key), trace=traceparent)
-        put(self.connection, of.name, envelope, ordered=self._service.ordered)
+        put(self.connection, of.name, envelope)
         return envelope
 
 

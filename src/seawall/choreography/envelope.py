@@ -62,10 +62,12 @@ def kind_of(cls: Any) -> Kind:
 
 
 def upcast(cls: type, *, version: int) -> Callable[[Upcaster], Upcaster]:
-    """Declare how the data of `version` of an event becomes that of `version + 1`. Raises EventError for an impossible version."""
+    """Declare how the data of `version` of an event becomes that of `version + 1`. Raises EventError for another version."""
     kind = kind_of(cls)
     if not 1 <= version < kind.version:
-        raise EventError(f"version must be 1 to {kind.version - 1} for {kind.name}, which has version {kind.version}; got {version!r}")
+        raise EventError(
+            f"version must be 1 to {kind.version - 1} for {kind.name}, which has version {kind.version}; got {version!r}"
+        )
 
     def keep(function: Upcaster) -> Upcaster:
         kind.upcasters[version] = function
@@ -114,7 +116,13 @@ class Envelope:
 
 
 def wrap(
-    value: Any, *, source: str, correlation: str, cause: Envelope | None = None, step: str | None = None, nth: int = 0,
+    value: Any,
+    *,
+    source: str,
+    correlation: str,
+    cause: Envelope | None = None,
+    step: str | None = None,
+    nth: int = 0,
     trace: str | None = None,
 ) -> Envelope:
     """The envelope of a new event. It has the correlation and the trace of what caused it."""
@@ -124,7 +132,8 @@ def wrap(
     return Envelope(
         id=own, type=kind.name, source=source, subject=correlation, schema=kind.version, data=json.loads(text or "null"),
         time=datetime.datetime.now(datetime.UTC).isoformat(), correlationid=correlation, causationid=cause.id if cause else None,
-        sagastep=step, idempotencykey=f"{cause.id}:{step}:{nth}" if cause else own, traceparent=cause.traceparent if cause else trace,
+        sagastep=step, idempotencykey=f"{cause.id}:{step}:{nth}" if cause else own,
+        traceparent=cause.traceparent if cause else trace,
     )  # fmt: skip
 
 
@@ -132,9 +141,13 @@ def unwrap(envelope: Envelope, cls: type) -> Any:
     """The event of an envelope, brought up to the version of its class. Raises EventError for data that cannot be read so."""
     kind, data = kind_of(cls), envelope.data
     if envelope.schema > kind.version:
-        raise EventError(f"{kind.name} came as version {envelope.schema}; this process knows {kind.version}: deploy readers first")
+        raise EventError(
+            f"{kind.name} came as version {envelope.schema}; this process knows {kind.version}: deploy readers first"
+        )
     for version in range(envelope.schema, kind.version):
         if version not in kind.upcasters:
-            raise EventError(f"{kind.name} came as version {version}, and no upcaster leads to {version + 1}: see seawall's upcast")
+            raise EventError(
+                f"{kind.name} came as version {version}, and no upcaster leads to {version + 1}: see seawall's upcast"
+            )
         data = kind.upcasters[version](dict(data))
     return Codec().read(json.dumps(data), cls, f"event {kind.name}")

@@ -55,7 +55,8 @@ class Graph:
                 cures = {other.undoes for other in self.handlers if other.trigger in self.after(failure) | {failure}}
                 for earlier in self.before(h):
                     if earlier.undo and earlier.undoes is None and earlier.name not in cures:
-                        yield f"{self.name(failure)} of {h.name} does not undo {earlier.name}: add compensates=, or undo=False there"
+                        what = f"{self.name(failure)} of {h.name} does not undo {earlier.name}"
+                        yield f"{what}: add a handler that compensates it, or undo=False there"
 
     def after(self, kind: type) -> set[type]:
         """The events that one can lead to."""
@@ -70,7 +71,11 @@ class Graph:
 
     def before(self, handler: Handler) -> list[Handler]:
         """The handlers that must have run when one runs."""
-        return [h for h in self.handlers if h is not handler and any(k is handler.trigger or handler.trigger in self.after(k) for k in h.makes)]
+        return [
+            h
+            for h in self.handlers
+            if h is not handler and any(k is handler.trigger or handler.trigger in self.after(k) for k in h.makes)
+        ]
 
     def failures(self) -> set[str]:
         """The names of the events that say that something failed."""
@@ -91,10 +96,18 @@ class Graph:
     def text(self) -> str:
         """The graph as JSON, for the definition table."""
         steps = [
-            {"name": h.name, "service": h.service, "on": self.name(h.trigger), "makes": [self.name(k) for k in h.makes], "undoes": h.undoes}
+            {
+                "name": h.name,
+                "service": h.service,
+                "on": self.name(h.trigger),
+                "makes": [self.name(k) for k in h.makes],
+                "undoes": h.undoes,
+            }
             for h in self.handlers
         ]
-        return json.dumps({"choreography": steps, "starts": [self.name(k) for k in self._sorted(self.starts)]}, separators=(",", ":"))
+        return json.dumps(
+            {"choreography": steps, "starts": [self.name(k) for k in self._sorted(self.starts)]}, separators=(",", ":")
+        )
 
     def hash(self) -> str:
         """What tells this graph from another."""

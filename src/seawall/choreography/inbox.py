@@ -84,7 +84,9 @@ class Inbox:
         """Let a dead letter be handled, or sent, again. The envelope of one that was not handled is returned, for its handler.
         Raises ChoreographyError for a number that is none."""
         async with self.store.transaction() as connection:
-            sql = "UPDATE dead_letter SET replayed=? WHERE id=? AND replayed IS NULL RETURNING side, consumer, message_id, payload"
+            sql = (
+                "UPDATE dead_letter SET replayed=? WHERE id=? AND replayed IS NULL RETURNING side, consumer, message_id, payload"
+            )
             row = run(connection, sql, (now(), number)).fetchone()
             if row is None:
                 raise ChoreographyError(f"there is no dead letter {number!r} that was not replayed yet")

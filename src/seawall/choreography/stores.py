@@ -13,15 +13,13 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from seawall.choreography.errors import ChoreographyError
-from seawall.choreography.outbox import tables
+from seawall.choreography.outbox import TABLES
 
 T = TypeVar("T")
 
 
 class Store(Protocol):
     """What the rest of the room needs of a database."""
-
-    visible: str
 
     def transaction(self) -> contextlib.AbstractAsyncContextManager[Any]:
         """One transaction: committed at the end, rolled back on any error."""
@@ -39,8 +37,6 @@ class Store(Protocol):
 class SqliteStore:
     """A SQLite file in WAL mode, every commit synced. url: "sqlite:///orders.db" (a relative path) or "sqlite:////abs/path"."""
 
-    visible = "1=1"
-
     def __init__(self, url: str) -> None:
         path = url.removeprefix("sqlite:///")
         if path == url or not path or ":memory:" in path:
@@ -51,7 +47,7 @@ class SqliteStore:
         self._connection = sqlite3.connect(self.path, isolation_level=None, check_same_thread=False, timeout=30)
         self._connection.execute("PRAGMA journal_mode=WAL")
         self._connection.execute("PRAGMA synchronous=FULL")
-        for statement in tables("sqlite"):
+        for statement in TABLES:
             self._connection.execute(statement)
 
     @contextlib.asynccontextmanager

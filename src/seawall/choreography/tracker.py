@@ -56,7 +56,7 @@ class Tracker:
         service, _ = self._bound()
         name = f"{service.of.name}.tracker"
         await service.inbox.handle(
-            name, envelope, None, self._note, lambda c: Tx(c, envelope, service.of.name, "tracker", "tracker", ordered=False)
+            name, envelope, None, self._note, lambda c: Tx(c, envelope, service.of.name, "tracker", "tracker")
         )
 
     def _bound(self) -> tuple[Service, Graph]:
@@ -76,7 +76,15 @@ class Tracker:
         failed = envelope.type in graph.failures()
         ((last,),) = tx.execute("SELECT COALESCE(MAX(seq), 0) FROM saga_step WHERE saga_id=?", (id_,))
         result = json.dumps({"event": envelope.type, "id": envelope.id})
-        line = (id_, last + 1, label, "undo" if undo else "do", "rejected" if failed else "ok", result, envelope.type if failed else None)
+        line = (
+            id_,
+            last + 1,
+            label,
+            "undo" if undo else "do",
+            "rejected" if failed else "ok",
+            result,
+            envelope.type if failed else None,
+        )
         tx.execute(_STEP, (*line, envelope.source, moment, moment))
         status, error = self._status(tx.execute("SELECT step, phase, outcome, result FROM saga_step WHERE saga_id=?", (id_,)))
         over = status in ("completed", "compensated")
@@ -87,7 +95,9 @@ class Tracker:
         """What the events seen so far say, whatever the order they came in."""
         _, graph = self._bound()
         seen = {json.loads(result)["event"] for _, _, _, result in rows}
-        failed = next((f"{step}: {json.loads(result)['event']}" for step, _, outcome, result in rows if outcome == "rejected"), None)
+        failed = next(
+            (f"{step}: {json.loads(result)['event']}" for step, _, outcome, result in rows if outcome == "rejected"), None
+        )
         ended = bool(seen & {graph.name(kind) for kind in graph.ends})
         if failed is None:
             return ("completed" if ended else "running"), None

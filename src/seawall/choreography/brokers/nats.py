@@ -7,7 +7,8 @@ import logging
 from typing import Any, Final
 
 from faststream import AckPolicy
-from faststream.nats import JStream, NatsBroker as FastStreamBroker, PullSub
+from faststream.nats import JStream, PullSub
+from faststream.nats import NatsBroker as FastStreamBroker
 from nats.errors import Error as NatsError
 from nats.js.api import ConsumerConfig, StorageType
 
@@ -15,7 +16,7 @@ from seawall.choreography.brokers.port import Deliver
 from seawall.choreography.envelope import Envelope
 from seawall.choreography.errors import ChoreographyError, EventError
 
-ACK_WAIT: Final = 60.0
+ACK_WAIT: Final = 5.0
 _log = logging.getLogger("seawall.choreography")
 
 
@@ -28,7 +29,7 @@ class NatsBroker:
         self.url, self.retry, self.ack_wait = url, retry, ack_wait
         quiet = logging.getLogger("seawall.choreography.nats")
         self._broker = FastStreamBroker(
-            url, logger=quiet, apply_types=False, max_reconnect_attempts=-1, reconnect_time_wait=0.1, connect_timeout=5,
+            url, logger=quiet, apply_types=False, max_reconnect_attempts=-1, reconnect_time_wait=1, connect_timeout=5,
             allow_reconnect=True, ping_interval=5, error_cb=self._trouble,
         )  # fmt: skip
         self._streams: dict[str, Any] = {}
@@ -49,6 +50,7 @@ class NatsBroker:
             return message
 
         async def receive(message: Any) -> None:
+            working = asyncio.create_task(self._extend(message))
             try:
                 await deliver(Envelope.read(message.body))
             except EventError:
@@ -59,18 +61,29 @@ class NatsBroker:
                 await message.nack(delay=self.retry)
             else:
                 await message.ack()
+            finally:
+                working.cancel()
 
         self._broker.subscriber(
             f"{topic}.>", durable=group, stream=self._stream(topic), pull_sub=PullSub(batch_size=1, timeout=1.0), config=config,
             ack_policy=AckPolicy.MANUAL, decoder=keep,
         )(receive)  # fmt: skip
 
+    async def _extend(self, message: Any) -> None:
+        """Say that a handler is still at work."""
+        while True:
+            await asyncio.sleep(self.ack_wait / 3)
+            try:
+                await message.raw_message.in_progress()
+            except (NatsError, OSError) as error:
+                _log.warning("NATS could not be told that a handler is at work: %s", error)
+
     async def start(self) -> None:
         """Connect, waiting for a server that is not up yet, and begin to deliver."""
         while True:
             try:
                 return await self._broker.start()
-            except (OSError, NatsError, asyncio.TimeoutError) as error:
+            except (TimeoutError, OSError, NatsError) as error:
                 _log.warning("NATS at %s cannot be reached: %s", self.url, error)
                 await asyncio.sleep(0.2)
 
@@ -80,7 +93,7 @@ class NatsBroker:
         subject = f"{topic}.{envelope.type}"
         try:
             await self._broker.publish(envelope.text().encode(), subject, headers=headers, stream=topic, timeout=5.0)
-        except (NatsError, OSError, asyncio.TimeoutError) as error:
+        except (TimeoutError, NatsError, OSError) as error:
             raise ChoreographyError(f"NATS did not acknowledge event {envelope.id}: {error!r}") from error
 
     async def stop(self) -> None:

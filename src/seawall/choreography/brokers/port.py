@@ -29,7 +29,7 @@ class Broker(Protocol):
         ...
 
     def subscribe(self, topic: str, group: str, deliver: Deliver) -> None:
-        """Before the start: give each message of a topic to `deliver`; acknowledge when it returns, give it again when it raises."""
+        """Before the start: give each message of a topic to `deliver`; acknowledged when it returns, else given again."""
         ...
 
     async def stop(self) -> None:
@@ -41,7 +41,9 @@ def open_broker(url: str) -> Broker:
     """The broker of a URL. Raises ChoreographyError for an unknown scheme, MissingExtra when its extra is not installed."""
     scheme = url.partition(":")[0]
     if scheme not in BROKERS:
-        raise ChoreographyError(f"broker must be one of {', '.join(f'{name}:' for name in BROKERS)}; got {scheme!r} as its scheme")
+        raise ChoreographyError(
+            f"broker must be one of {', '.join(f'{name}:' for name in BROKERS)}; got {scheme!r} as its scheme"
+        )
     place, extra = BROKERS[scheme]
     module, _, name = place.partition(":")
     try:
