@@ -10,6 +10,7 @@ import pytest
 import shop
 
 from seawall.choreography import Tracker
+from seawall.saga import Sagas, store
 
 WANTED = {
     "a": ["charge", "reserve", "complete"],
@@ -52,3 +53,13 @@ def test_every_order_ends_as_its_story_says(kind: str, tmp_path: Path, request: 
 
     assert asyncio.run(story()) == {"a": "completed", "b": "compensated", "c": "compensated"}
     assert done(path) == WANTED
+
+    async def view() -> list[tuple[str, str, str]]:
+        async with Sagas(f"sqlite:///{path}", worker=False) as sagas:
+            row = await sagas.read(lambda tx: store.find(tx, "c"))
+        return [(record.step, record.phase, record.outcome) for record in row.records if record.step != "OrderCreated"]
+
+    steps = asyncio.run(view())
+    assert sorted(steps) == [
+        ("cancel", "do", "ok"), ("charge", "do", "ok"), ("charge", "undo", "ok"), ("reserve", "do", "rejected"),
+    ]  # fmt: skip

@@ -13,7 +13,8 @@ from seawall.choreography.errors import ChoreographyError
 
 TABLES: Final = (
     """CREATE TABLE IF NOT EXISTS outbox (
-        position INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL UNIQUE, aggregatetype TEXT NOT NULL, aggregateid TEXT NOT NULL, type TEXT NOT NULL,
+        position INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL UNIQUE, aggregatetype TEXT NOT NULL,
+        aggregateid TEXT NOT NULL, type TEXT NOT NULL,
         payload TEXT NOT NULL, created REAL NOT NULL, published REAL, attempts INTEGER NOT NULL DEFAULT 0,
         due REAL NOT NULL DEFAULT 0, error TEXT)""",
     "CREATE INDEX IF NOT EXISTS outbox_waiting ON outbox (position) WHERE published IS NULL",
@@ -21,7 +22,8 @@ TABLES: Final = (
         consumer TEXT NOT NULL, message_id TEXT NOT NULL, received REAL NOT NULL, done REAL,
         receive_count INTEGER NOT NULL DEFAULT 0, PRIMARY KEY (consumer, message_id))""",
     """CREATE TABLE IF NOT EXISTS dead_letter (
-        id INTEGER PRIMARY KEY AUTOINCREMENT, side TEXT NOT NULL, consumer TEXT NOT NULL, message_id TEXT NOT NULL, payload TEXT NOT NULL,
+        id INTEGER PRIMARY KEY AUTOINCREMENT, side TEXT NOT NULL, consumer TEXT NOT NULL,
+        message_id TEXT NOT NULL, payload TEXT NOT NULL,
         error TEXT NOT NULL, died REAL NOT NULL, replayed REAL)""",
 )
 INSERT: Final = "INSERT INTO outbox (id, aggregatetype, aggregateid, type, payload, created) VALUES (?,?,?,?,?,?)"

@@ -1,4 +1,4 @@
-"""The relay: takes committed events out of the outbox and gives them to the broker, in order per key, until the broker has them."""
+"""The relay: takes committed events out of the outbox and gives them to the broker, in order per key."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ _log = logging.getLogger("seawall.choreography")
 class Relay:
     """Sends what is committed. Of several relays on one database one works, the others stand by and take over when it ends.
 
-    every: seconds between looks when nobody calls `wake`, > 0, default 0.05. tries: sends of one event before it goes to the dead
-    letters, >= 1, or None = for ever (the default: a broker that is down is no fault of the event). backoff: seconds after the first
+    every: seconds between looks when nobody calls `wake`, > 0, default 0.05. tries: sends of one event before it is a dead
+    letter, >= 1, or None = for ever (the default: a broker that is down is no fault of the event). backoff: seconds after the first
     failed send, doubled each time up to `longest`. retention: seconds that a sent event is kept, >= 0, default 7 days.
     """
 

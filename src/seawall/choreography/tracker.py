@@ -22,8 +22,13 @@ if TYPE_CHECKING:
 
 _SAGA: Final = """INSERT INTO saga (id, name, version, def_hash, user_key, input_hash, input, status, epoch, stamp, deadline, created,
     updated) VALUES (?,?,1,?,?,'',?,'running',0,0,?,?,?) ON CONFLICT (user_key, name) DO NOTHING"""
-_STEP: Final = """INSERT INTO saga_step (saga_id, seq, step, phase, outcome, round, attempt, result, error, worker, epoch, started, ended)
-    VALUES (?,?,?,?,?,0,1,?,?,?,0,?,?)"""
+_STEP: Final = """INSERT INTO saga_step (saga_id, seq, step, phase, outcome, round, attempt, result, error, worker, epoch,
+    started, ended) VALUES (?,?,?,?,?,0,1,?,?,?,0,?,?)"""
+_NEXT: Final = """UPDATE saga SET status=?, error=COALESCE(?, error), updated=?,
+    deadline=CASE WHEN ? THEN NULL ELSE deadline END WHERE id=?"""
+_LATE: Final = (
+    "UPDATE saga SET deadline=NULL, status='stuck', error=?, updated=? WHERE name=? AND deadline < ? RETURNING user_key"
+)
 _DEFINITION: Final = (
     "INSERT INTO saga_definition (hash, name, version, graph, first_seen) VALUES (?,?,1,?,?) ON CONFLICT (hash) DO NOTHING"
 )
@@ -88,8 +93,7 @@ class Tracker:
         tx.execute(_STEP, (*line, envelope.source, moment, moment))
         status, error = self._status(tx.execute("SELECT step, phase, outcome, result FROM saga_step WHERE saga_id=?", (id_,)))
         over = status in ("completed", "compensated")
-        sql = "UPDATE saga SET status=?, error=COALESCE(?, error), updated=?, deadline=CASE WHEN ? THEN NULL ELSE deadline END WHERE id=?"
-        tx.execute(sql, (status, error, moment, over, id_))
+        tx.execute(_NEXT, (status, error, moment, over, id_))
 
     def _status(self, rows: list[tuple[Any, ...]]) -> tuple[str, str | None]:
         """What the events seen so far say, whatever the order they came in."""
@@ -119,9 +123,8 @@ class Tracker:
         """Mark the sagas whose time is over, and publish what is to be published; their correlations."""
         service, _ = self._bound()
         async with service.store.transaction() as connection:
-            sql = "UPDATE saga SET deadline=NULL, status='stuck', error=?, updated=? WHERE name=? AND deadline < ? RETURNING user_key"
             why = f"timeout: not over {self.timeout} s after its first event"
-            keys = [key for (key,) in run(connection, sql, (why, now(), service.of.name, now())).fetchall()]
+            keys = [key for (key,) in run(connection, _LATE, (why, now(), service.of.name, now())).fetchall()]
             for key in keys if self.late is not None else ():
                 assert self.late is not None
                 put(connection, service.of.name, wrap(self.late(key), source="tracker", correlation=key))
