@@ -13,8 +13,20 @@ import shop
 from sqlalchemy import create_engine, text
 from sqlalchemy.orm import Session
 
-from seawall.choreography import Choreography, ChoreographyError, Envelope, EventError, GraphError, Tracker, event, upcast, write
+from seawall.choreography import (
+    Choreography,
+    ChoreographyError,
+    Envelope,
+    EventError,
+    GraphError,
+    Relay,
+    Tracker,
+    event,
+    upcast,
+    write,
+)
 from seawall.choreography.envelope import unwrap, wrap
+from seawall.choreography.inbox import Inbox
 from seawall.choreography.stores import SqliteStore
 
 
@@ -215,5 +227,43 @@ def test_a_late_saga_is_marked_and_announced_once(tmp_path: Path) -> None:
             assert "timeout" in error or "PaymentDeclined" in error
             assert await tracker.overdue() == []
             assert told == ["a"]
+
+    asyncio.run(story())
+
+
+def test_an_event_that_cannot_be_sent_holds_back_its_own_key_and_dies_after_n(tmp_path: Path) -> None:
+    """A key that fails must neither stop the others nor let its later events overtake it."""
+
+    class Choosy:
+        """Refuses the events of one key: a fault that no real broker shows on demand."""
+
+        refuses, got = True, list[tuple[str, int]]()
+
+        async def publish(self, topic: str, envelope: Envelope) -> None:
+            if self.refuses and envelope.subject == "bad":
+                raise OSError("refused")
+            self.got.append((envelope.subject, envelope.data["total"]))
+
+    async def story() -> None:
+        store, broker = SqliteStore(f"sqlite:///{tmp_path}/o.db"), Choosy()
+        inbox, relay = Inbox(store), Relay(store, broker, tries=3, backoff=0.001)  # type: ignore[arg-type]
+        async with store.transaction() as connection:
+            for total, key in enumerate(["bad", "good", "bad", "good"]):
+                write(connection, "orders", shop.OrderCreated(key, total), correlation=key)
+        assert await relay.once() == 2
+        assert broker.got == [("good", 1), ("good", 3)]
+        async with asyncio.timeout(30):
+            while len(dead := await inbox.dead()) < 2:
+                await asyncio.sleep(0.002)
+                await relay.once()
+        assert [side for _, side, _, _, _ in dead] == ["outbox", "outbox"]
+        broker.refuses, relay.retention = False, 0.0
+        await relay.sweep(at_once=True)
+        for number, *_ in dead:
+            await inbox.revive(number)
+        assert await relay.once() == 2
+        assert broker.got[2:] == [("bad", 0), ("bad", 2)]
+        assert await inbox.dead() == []
+        await store.close()
 
     asyncio.run(story())

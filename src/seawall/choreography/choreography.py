@@ -150,8 +150,15 @@ class Service:
 
     async def replay(self, number: int) -> None:
         """Let a dead letter be handled, or sent, again. Raises ChoreographyError for a number that is none."""
-        envelope = await self.inbox.replay(number)
-        await self.deliver(envelope)
+        side, consumer, envelope = await self.inbox.revive(number)
+        if side == "outbox":
+            self.relay.wake()
+            return
+        if self.tracker is not None and consumer == f"{self.of.name}.tracker":
+            await self.tracker.see(envelope)
+        else:
+            await self.deliver(envelope)
+        await self.inbox.buried(number)
 
 
 class Begin:

@@ -10,13 +10,14 @@ from typing import Any, Final
 
 from seawall.choreography.envelope import Envelope, unwrap
 from seawall.choreography.errors import ChoreographyError, EventError
-from seawall.choreography.outbox import Tx, run
+from seawall.choreography.outbox import Tx, put, run
 from seawall.choreography.stores import Store, now
 
 _FIRST: Final = """INSERT INTO inbox (consumer, message_id, received) VALUES (?,?,?)
     ON CONFLICT (consumer, message_id) DO UPDATE SET received = inbox.received RETURNING done"""
 _COUNT: Final = """INSERT INTO inbox (consumer, message_id, received, receive_count) VALUES (?,?,?,1)
     ON CONFLICT (consumer, message_id) DO UPDATE SET receive_count = inbox.receive_count + 1 RETURNING receive_count, done"""
+_REPLAYED: Final = "UPDATE dead_letter SET replayed=? WHERE id=?"
 _log = logging.getLogger("seawall.choreography")
 
 
@@ -80,22 +81,29 @@ class Inbox:
             sql = "SELECT id, side, consumer, message_id, error FROM dead_letter WHERE replayed IS NULL ORDER BY id"
             return [tuple(row) for row in run(connection, sql).fetchall()]
 
-    async def replay(self, number: int) -> Envelope:
-        """Let a dead letter be handled, or sent, again. The envelope of one that was not handled is returned, for its handler.
-        Raises ChoreographyError for a number that is none."""
+    async def revive(self, number: int) -> tuple[str, str, Envelope]:
+        """Let a dead letter be sent, or be handled once more: its side, consumer and envelope. What is to be handled stays
+        a dead letter until `buried`, so that a crash cannot lose it. Raises ChoreographyError for a number that is none."""
         async with self.store.transaction() as connection:
-            sql = (
-                "UPDATE dead_letter SET replayed=? WHERE id=? AND replayed IS NULL RETURNING side, consumer, message_id, payload"
-            )
-            row = run(connection, sql, (now(), number)).fetchone()
+            sql = "SELECT side, consumer, message_id, payload FROM dead_letter WHERE id=? AND replayed IS NULL"
+            row = run(connection, sql, (number,)).fetchone()
             if row is None:
                 raise ChoreographyError(f"there is no dead letter {number!r} that was not replayed yet")
             side, consumer, message, payload = row
+            envelope = Envelope.read(payload)
             if side == "outbox":
-                run(connection, "UPDATE outbox SET published=NULL, attempts=0, due=0 WHERE id=?", (message,))
+                waits = run(connection, "UPDATE outbox SET published=NULL, attempts=0, due=0 WHERE id=?", (message,))
+                if not waits.rowcount:  # it was swept
+                    put(connection, consumer, envelope)
+                run(connection, _REPLAYED, (now(), number))
             else:
                 run(connection, "DELETE FROM inbox WHERE consumer=? AND message_id=?", (consumer, message))
-        return Envelope.read(payload)
+        return side, consumer, envelope
+
+    async def buried(self, number: int) -> None:
+        """A dead letter was handled, or became another one."""
+        async with self.store.transaction() as connection:
+            run(connection, _REPLAYED, (now(), number))
 
     async def sweep(self) -> int:
         """Forget the ids of events handled longer ago than the retention; how many."""

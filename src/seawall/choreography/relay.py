@@ -14,15 +14,17 @@ from seawall.choreography.outbox import run
 from seawall.choreography.stores import Store, now
 
 BATCH: Final = 200
-_WAITING: Final = "SELECT position, id, aggregateid, payload, attempts, due, aggregatetype FROM outbox WHERE published IS NULL"
+_WAITING: Final = f"""SELECT position, id, aggregateid, payload, attempts, due, aggregatetype FROM outbox
+    WHERE published IS NULL AND (aggregatetype, aggregateid) NOT IN
+    (SELECT aggregatetype, aggregateid FROM outbox WHERE published IS NULL AND due > ?) ORDER BY position LIMIT {BATCH}"""
 _log = logging.getLogger("seawall.choreography")
 
 
 class Relay:
     """Sends what is committed. Of several relays on one database one works, the others stand by and take over when it ends.
 
-    every: seconds between looks when nobody calls `wake`, > 0, default 0.05. tries: sends of one event before it is a dead
-    letter, >= 1, or None = for ever (the default: a broker that is down is no fault of the event). backoff: seconds after the first
+    every: seconds between looks when nobody calls `wake`, > 0, default 0.05. tries: sends of one event before it is dead,
+    >= 1, or None = for ever (the default: a broker that is down is no fault of the event). backoff: seconds after the first
     failed send, doubled each time up to `longest`. retention: seconds that a sent event is kept, >= 0, default 7 days.
     """
 
@@ -66,12 +68,11 @@ class Relay:
     async def once(self) -> int:
         """Send one batch; how many the broker has taken. Events of one key one after the other, keys side by side."""
         async with self.store.transaction() as connection:
-            rows = run(connection, f"{_WAITING} ORDER BY position LIMIT {BATCH}").fetchall()
+            rows = run(connection, _WAITING, (now(),)).fetchall()
         keys: dict[tuple[str, str], list[Any]] = {}
-        moment = now()
         for row in rows:
             keys.setdefault((row[6], row[2]), []).append(row)
-        lanes = [self._lane(lane) for lane in keys.values() if lane[0][5] <= moment]
+        lanes = [self._lane(lane) for lane in keys.values()]
         results = await asyncio.gather(*lanes)
         done = [position for positions, _ in results for position in positions]
         failed = [failure for _, failure in results if failure is not None]

@@ -20,9 +20,10 @@ from seawall.saga.journals.schema import tables
 if TYPE_CHECKING:
     from seawall.choreography.choreography import Service
 
-_SAGA: Final = """INSERT INTO saga (id, name, version, def_hash, user_key, input_hash, input, status, epoch, stamp, deadline, created,
-    updated) VALUES (?,?,1,?,?,'',?,'running',0,0,?,?,?) ON CONFLICT (user_key, name) DO NOTHING"""
-_STEP: Final = """INSERT INTO saga_step (saga_id, seq, step, phase, outcome, round, attempt, result, error, worker, epoch,
+_SAGA: Final = """INSERT INTO saga (id, name, version, def_hash, user_key, input_hash, input, status, epoch, stamp, deadline,
+    created, updated) VALUES (?,?,1,?,?,'',?,'running',0,0,?,?,?) ON CONFLICT (user_key, name) DO NOTHING"""
+_STEP: Final = """INSERT INTO saga_step (saga_id, seq, step, phase, outcome, round, attempt, result, error, worker,
+    epoch,
     started, ended) VALUES (?,?,?,?,?,0,1,?,?,?,0,?,?)"""
 _NEXT: Final = """UPDATE saga SET status=?, error=COALESCE(?, error), updated=?,
     deadline=CASE WHEN ? THEN NULL ELSE deadline END WHERE id=?"""
