@@ -7,7 +7,7 @@ import datetime
 import json
 import uuid
 from collections.abc import Callable
-from typing import Any, Final, TypeVar, overload
+from typing import Any, Final, TypeVar, dataclass_transform, overload
 
 from seawall.choreography.errors import EventError
 from seawall.saga.codec import Codec, readable
@@ -29,8 +29,10 @@ class Kind:
 
 
 @overload
+@dataclass_transform(frozen_default=True)
 def event(cls: T, /) -> T: ...
 @overload
+@dataclass_transform(frozen_default=True)
 def event(*, name: str | None = None, version: int = 1, failure: bool = False) -> Callable[[T], T]: ...
 def event(cls: Any = None, /, *, name: str | None = None, version: int = 1, failure: bool = False) -> Any:
     """Make a class an event; a plain class becomes a frozen dataclass, pydantic and msgspec models stay what they are.
