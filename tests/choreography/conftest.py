@@ -12,8 +12,6 @@ from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent))
-
 
 def wait_for(check: Callable[[], bool], seconds: float = 60.0) -> None:
     end = time.monotonic() + seconds

@@ -13,7 +13,6 @@ from typing import Any
 
 import pytest
 
-HERE = Path(__file__).parent
 NAMES = ("order", "payment", "inventory")
 
 
@@ -25,8 +24,8 @@ class Fleet:
         self.processes = {name: self.start(name) for name in NAMES}
 
     def start(self, name: str) -> subprocess.Popen[str]:
-        command = [sys.executable, str(HERE / "fault_service.py"), f"sqlite:///{self.home / name}.db", self.broker, name]
-        command += [str(self.orders)] if name == "order" else []
+        url = f"sqlite:///{self.home / name}.db"
+        command = [sys.executable, "-m", "seawall.demo.choreography", url, self.broker, name, str(self.orders)]
         return subprocess.Popen(command, stdout=subprocess.DEVNULL, text=True)
 
     def kill(self, name: str) -> None:
@@ -106,6 +105,7 @@ def inversions(fleet: Fleet) -> int:
     return wrong
 
 
+@pytest.mark.timeout(9000)
 @pytest.mark.parametrize(("orders", "kills"), [(500, 8), pytest.param(25_000, 120, marks=pytest.mark.soak)])
 def test_no_event_is_lost_or_handled_twice(
     orders: int, kills: int, tmp_path: Path, nats: Any, request: pytest.FixtureRequest

@@ -9,7 +9,6 @@ from typing import Any
 
 import pydantic
 import pytest
-import shop
 from sqlalchemy import create_engine, text
 from sqlalchemy.orm import Session
 
@@ -28,6 +27,7 @@ from seawall.choreography import (
 from seawall.choreography.envelope import unwrap, wrap
 from seawall.choreography.inbox import Inbox
 from seawall.choreography.stores import SqliteStore
+from seawall.demo import choreography as shop
 
 
 @event(name="Priced", version=3)

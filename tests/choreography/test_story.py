@@ -7,9 +7,9 @@ import sqlite3
 from pathlib import Path
 
 import pytest
-import shop
 
 from seawall.choreography import Tracker
+from seawall.demo import choreography as shop
 from seawall.saga import Sagas, store
 
 WANTED = {
