@@ -22,6 +22,8 @@ from typing import Any
 import pytest
 
 import seawall as sw
+from seawall.choreography.inbox import Inbox
+from seawall.choreography.relay import Relay
 from seawall.core.outcome import DefaultClassifier, Kind, Repeat
 from seawall.discovery import Registry, brake
 from seawall.discovery.settings import BEATS_PER_TTL
@@ -295,6 +297,13 @@ CLAIMS: dict[str, list[Claim]] = {
         ("vanishes within 10 s without a goodbye", lambda: brake.Brake().hold == 10),
         ("probe: 10 s, or 600 s when the list is empty", lambda: (brake.Brake().hold, brake.Brake().empty_hold) == (10, 600)),
         ("IPv4 inside IPv6", STATED),
+    ],
+    "patterns/choreography.md": [("`limit` seconds (30)", lambda: default(Inbox, "limit") == 30)],
+    "patterns/outbox.md": [
+        ("from 0.1 s to 30 s", lambda: (default(Relay, "backoff"), default(Relay, "longest")) == (0.1, 30)),
+        ("fails `tries` times (5)", lambda: default(Inbox, "tries") == 5),
+        ("are kept for 7 days", lambda: default(Relay, "retention") == 7 * 86_400),
+        ("older than 14 days", lambda: default(Inbox, "retention") == 14 * 86_400),
     ],
     "patterns/graceful-drain.md": [
         *((f"{n}. ", STATED) for n in range(1, 5)),

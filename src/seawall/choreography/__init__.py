@@ -1,0 +1,47 @@
+"""Sagas by events: services that react to each other's events, with no event lost and none handled twice.
+
+An event is written in the same transaction as the business rows (outbox), sent by a relay after the commit, and its id is kept in
+the handler's transaction (inbox). The promise: no duplicate committed handling; a handler may run again after a rollback.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from seawall.choreography.choreography import Choreography as Choreography
+    from seawall.choreography.choreography import Service as Service
+    from seawall.choreography.envelope import Envelope as Envelope
+    from seawall.choreography.envelope import event as event
+    from seawall.choreography.envelope import upcast as upcast
+    from seawall.choreography.errors import ChoreographyError as ChoreographyError
+    from seawall.choreography.errors import EventError as EventError
+    from seawall.choreography.errors import GraphError as GraphError
+    from seawall.choreography.outbox import Tx as Tx
+    from seawall.choreography.outbox import write as write
+    from seawall.choreography.relay import Relay as Relay
+    from seawall.choreography.tracker import Tracker as Tracker
+
+_NAMES = {
+    "choreography": ("Choreography", "Service"),
+    "envelope": ("Envelope", "event", "upcast"),
+    "errors": ("ChoreographyError", "EventError", "GraphError"),
+    "outbox": ("Tx", "write"),
+    "relay": ("Relay",),
+    "tracker": ("Tracker",),
+}
+_HOMES = {name: home for home, names in _NAMES.items() for name in names}
+__all__ = sorted(_HOMES)  # noqa: PLE0605  # one list of names, not two
+
+
+def __getattr__(name: str) -> Any:
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module 'seawall.choreography' has no attribute {name!r}")
+    value = globals()[name] = getattr(import_module(f"seawall.choreography.{home}"), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_HOMES])

@@ -1,0 +1,1 @@
+"""Brokers: `memory:` of our own, all others through FastStream."""

@@ -1,0 +1,56 @@
+"""What a broker must do, and the table of brokers."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from importlib import import_module
+from typing import Final, Protocol
+
+from seawall.choreography.envelope import Envelope
+from seawall.choreography.errors import ChoreographyError
+from seawall.core.errors import MissingExtra
+
+Deliver = Callable[[Envelope], Awaitable[None]]
+BROKERS: Final = {
+    "memory": ("seawall.choreography.brokers.memory:MemoryBroker", ""),
+    "nats": ("seawall.choreography.brokers.nats:NatsBroker", "nats"),
+}
+
+
+class Broker(Protocol):
+    """A broker gives each message to each group at least once, in order per group unless it says otherwise."""
+
+    async def start(self) -> None:
+        """Connect, and begin to deliver."""
+        ...
+
+    async def publish(self, topic: str, envelope: Envelope) -> None:
+        """Return when the broker has the message for good; raise when that is not known."""
+        ...
+
+    def subscribe(self, topic: str, group: str, deliver: Deliver) -> None:
+        """Before the start: give each message of a topic to `deliver`; acknowledged when it returns, else given again."""
+        ...
+
+    async def stop(self) -> None:
+        """Stop delivering and disconnect."""
+        ...
+
+
+def open_broker(url: str) -> Broker:
+    """The broker of a URL. Raises ChoreographyError for an unknown scheme, MissingExtra when its extra is not installed."""
+    scheme = url.partition(":")[0]
+    if scheme not in BROKERS:
+        raise ChoreographyError(
+            f"broker must be one of {', '.join(f'{name}:' for name in BROKERS)}; got {scheme!r} as its scheme"
+        )
+    place, extra = BROKERS[scheme]
+    module, _, name = place.partition(":")
+    try:
+        found = getattr(import_module(module), name)
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] not in ("faststream", "nats"):
+            raise
+        raise MissingExtra(f'the broker {scheme}: needs an extra: pip install "seawall[{extra}]"') from error
+    broker: Broker = found(url)
+    return broker
