@@ -15,7 +15,7 @@ from seawall.choreography.errors import ChoreographyError
 from seawall.choreography.graph import Graph
 from seawall.choreography.outbox import Tx, put, run
 from seawall.choreography.stores import now
-from seawall.saga.journals.schema import tables
+from seawall.saga.journals.schema import migrate
 
 if TYPE_CHECKING:
     from seawall.choreography.choreography import Service
@@ -53,8 +53,7 @@ class Tracker:
         """Take the store and the graph of a service."""
         self._service, self._graph = service, service.of.graph()
         async with service.store.transaction() as connection:
-            for statement in tables("sqlite"):
-                run(connection, statement)
+            migrate(lambda sql, values=(): run(connection, sql, values).fetchall(), "sqlite", f"of {service.of.name}")
             run(connection, _DEFINITION, (self._graph.hash(), service.of.name, self._graph.text(), now()))
 
     async def see(self, envelope: Envelope) -> None:

@@ -86,7 +86,7 @@ class PostgresJournal:
                 writer = self._write_connection()
                 with writer.transaction():
                     writer.execute(f"SELECT pg_advisory_xact_lock({_MIGRATING})")
-                    migrate(PostgresTx(writer), "postgres", self._place)
+                    migrate(PostgresTx(writer).execute, "postgres", self._place)
         except psycopg.Error as error:
             self.close()
             raise self.translate(error) from error

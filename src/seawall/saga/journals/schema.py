@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import uuid
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from seawall.saga.errors import JournalTooNew
@@ -62,12 +63,15 @@ COLUMNS: Final = (
 RECORD: Final = "seq, step, phase, outcome, round, attempt, result, error, started, ended"
 
 
-def migrate(tx: Tx, kind: str, place: str) -> None:
-    """Bring the tables to the newest version, in the transaction `tx`. Raises JournalTooNew when they are newer than that."""
+def migrate(execute: Callable[..., Sequence[Any]], kind: str, place: str) -> None:
+    """Bring the tables to the newest version, in the transaction that `execute` runs statements of.
+
+    Raises JournalTooNew when they are newer than that.
+    """
     known = "SELECT count(*) FROM sqlite_master WHERE name='saga_meta'"
     if kind == "postgres":
         known = "SELECT count(*) FROM pg_tables WHERE tablename='saga_meta' AND schemaname=current_schema()"
-    rows = tx.execute("SELECT value FROM saga_meta WHERE key='version'") if tx.execute(known)[0][0] else []
+    rows = execute("SELECT value FROM saga_meta WHERE key='version'") if execute(known)[0][0] else []
     found, newest = int(rows[0][0]) if rows else 0, len(MIGRATIONS)
     if found > newest:
         raise JournalTooNew(
@@ -76,10 +80,10 @@ def migrate(tx: Tx, kind: str, place: str) -> None:
         )
     for step in MIGRATIONS[found:]:
         for statement in step:
-            tx.execute(statement.format(**WORDS[kind]))
+            execute(statement.format(**WORDS[kind]))
     if found < newest:
-        tx.execute("DELETE FROM saga_meta WHERE key='version'")
-        tx.execute("INSERT INTO saga_meta (key, value) VALUES ('version', ?)", (str(newest),))
+        execute("DELETE FROM saga_meta WHERE key='version'")
+        execute("INSERT INTO saga_meta (key, value) VALUES ('version', ?)", (str(newest),))
 
 
 def outbox(tx: Tx, topic: str, key: str, kind: str, payload: Any) -> str:

@@ -147,7 +147,7 @@ class SqliteJournal:
             raise JournalError(f"the journal {self.path} cannot use a write-ahead log (its mode stays {mode}); use a local disk")
         connection.execute("BEGIN IMMEDIATE")
         try:
-            migrate(SqliteTx(self, connection), "sqlite", str(self.path))
+            migrate(SqliteTx(self, connection).execute, "sqlite", str(self.path))
             connection.execute("COMMIT")
         finally:
             if connection.in_transaction:
