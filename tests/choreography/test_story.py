@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -37,6 +38,31 @@ def done(path: Path) -> dict[str, list[str]]:
         found.setdefault(order, []).append(what)
     connection.close()
     return found
+
+
+def test_the_command_line_shows_what_went_by_events(
+    tmp_path: Path, command: Callable[[list[str]], int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One place to look, whether a saga was orchestrated or not; and no word can be given to what nobody conducts."""
+    path = tmp_path / "orders.db"
+
+    async def story() -> None:
+        async with shop.build(f"sqlite:///{path}", "memory:").open(tracker=Tracker(timeout=300)) as service:
+            for order, total in (("a", 10), ("c", 14)):
+                await service.publish(shop.OrderCreated(order, total))
+            await ended(path, 2)
+
+    asyncio.run(story())
+    url = ["--url", f"sqlite:///{path}"]
+    said = {}
+    for words in (["ls"], ["show", "c"], ["why", "a"]):
+        assert command(["saga", *words, *url]) == 0
+        said[words[0]] = capsys.readouterr().out
+    assert "compensated" in said["ls"]
+    assert "undo" in said["show"]
+    assert "It completed" in said["why"]
+    assert command(["saga", "cancel", "c", *url, "--actor", "ann", "--reason", "x"]) == 2
+    assert "goes as its events say" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("kind", ["memory", "nats"])

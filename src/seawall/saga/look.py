@@ -10,7 +10,7 @@ from typing import Any
 from seawall.saga import store
 from seawall.saga.diff import Change, changes, unsafe
 from seawall.saga.journals.schema import COLUMNS
-from seawall.saga.operate import DYNAMIC, graph_for
+from seawall.saga.operate import BY_EVENTS, DYNAMIC, graph_for
 from seawall.saga.plan import TERMINAL, Decision, Facts, Graph, Undo, decide, fold, possibly_started
 from seawall.saga.port import Row, Tx
 
@@ -42,7 +42,7 @@ class Said:
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """One saga whole, at the moment `now`. graph: None for one whose steps are only known as it goes."""
+    """One saga whole, at the moment `now`. graph: None for one whose steps are only known as it goes, or that goes by events."""
 
     row: Row
     graph: Graph | None
@@ -78,7 +78,7 @@ def workers(tx: Tx) -> tuple[WorkerSeen, ...]:
 def look(tx: Tx, user_id: str, name: str | None = None) -> Look:
     """Everything about one saga. Raises UnknownSaga."""
     row = store.find(tx, user_id, name)
-    graph = None if row.input_hash == DYNAMIC else graph_for(tx, row)
+    graph = None if row.input_hash in (DYNAMIC, BY_EVENTS) else graph_for(tx, row)
     said = tx.execute("SELECT at, verb, step, actor, reason, detail FROM saga_operator WHERE saga_id=? ORDER BY id", (row.id,))
     blocked = tx.execute(
         "SELECT w.target, s.name, s.user_key FROM saga_lock_wait w JOIN saga_lock l ON l.target=w.target "
@@ -173,6 +173,9 @@ def _limits(seen: Look) -> Iterator[str]:
 
 
 def _human(seen: Look) -> Iterator[str]:
+    if seen.row.input_hash == BY_EVENTS:
+        yield "It goes as its events say: publish the one that it lacks, or replay a dead letter."
+        return
     if seen.graph is None:
         yield "Its steps are in a block of your code: open it again with its id, and it goes on."
         return

@@ -13,6 +13,7 @@ from seawall.saga.plan import TERMINAL, Facts, Graph, Record, decide, fold, poss
 from seawall.saga.port import Row, Tx
 
 DYNAMIC: Final = "dynamic"  # stands where sagas with a definition have the fingerprint of their input
+BY_EVENTS: Final = ""  # stands there for sagas that a choreography's tracker writes down
 OPEN_END: Final = "UPDATE saga SET epoch=epoch+1, owner=NULL, stamp=0, takeovers=0, wake_at=?, updated=?"
 
 
@@ -84,6 +85,10 @@ def apply(tx: Tx, user_id: str, word: Word, name: str | None = None, token: str 
     if row.input_hash == DYNAMIC:
         raise NotAllowed(
             f"{row.name} {row.user_id} goes as its block says, so nobody else can say how; open it again with its id"
+        )
+    if row.input_hash == BY_EVENTS:
+        raise NotAllowed(
+            f"{row.name} {row.user_id} goes as its events say; publish the event that it lacks, or replay a dead letter"
         )
     graph = graph_for(tx, row)
     facts = fold(row.records)
