@@ -12,7 +12,7 @@ import uuid
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar, overload
 
 from seawall.core import units
 from seawall.core.outcome import hint
@@ -96,11 +96,24 @@ class Open:
 
     # --- steps
 
+    @overload
     async def do(
-        self, name: str, fn: Callable[..., Awaitable[R] | R], *args: Any, undo: Callable[..., Any] | None = None,
+        self, name: str, fn: Callable[..., Awaitable[R]], *args: Any, undo: Callable[..., Any] | None = None,
         rejects: tuple[type[Exception], ...] | type[Exception] = (), retry: Retry | None = None,
         timeout: float | str | None = None, wants: Any = Any,
-    ) -> R:  # fmt: skip
+    ) -> R: ...  # fmt: skip
+    @overload
+    async def do(
+        self, name: str, fn: Callable[..., R], *args: Any, undo: Callable[..., Any] | None = None,
+        rejects: tuple[type[Exception], ...] | type[Exception] = (), retry: Retry | None = None,
+        timeout: float | str | None = None, wants: Any = Any,
+    ) -> R: ...  # fmt: skip
+
+    async def do(
+        self, name: str, fn: Callable[..., Any], *args: Any, undo: Callable[..., Any] | None = None,
+        rejects: tuple[type[Exception], ...] | type[Exception] = (), retry: Retry | None = None,
+        timeout: float | str | None = None, wants: Any = Any,
+    ) -> Any:  # fmt: skip
         """Run one step, or return what it returned before the crash.
 
         fn: called with (ctx, *args), sync functions in a thread. undo: called with (ctx, *args, result), repeated until it
@@ -119,14 +132,14 @@ class Open:
             before = self._lines.get((came.key, "do"))
             if before is not None and before.outcome == "ok":
                 came.result = self._sagas.codec.read(before.result, wants, f"the result of {self.name}.{came.key}")
-                return came.result  # type: ignore[no-any-return]
+                return came.result
             if ("", "turn") in self._lines:
                 raise self._taken_back(self._lines["", "turn"].error)
             if before is not None:
                 raise StepFailed(f"{self.name}.{came.key} failed before the restart: {before.error}")
             kinds = rejects if isinstance(rejects, tuple) else (rejects,)
             limit = None if timeout is None else units.seconds("timeout", timeout)
-            return await self._attempt(came, fn, kinds, retry, limit)  # type: ignore[no-any-return]
+            return await self._attempt(came, fn, kinds, retry, limit)
         finally:
             self._busy = None
 
