@@ -20,6 +20,7 @@ MODULES = {
     "discovery": "benchmarks.discovery",
     "balance": "benchmarks.balance",
     "gateway": "benchmarks.gateway",
+    "saga": "benchmarks.saga",
 }
 AREAS = tuple(MODULES)
 
