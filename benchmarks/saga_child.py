@@ -10,7 +10,6 @@ import sqlite3
 import sys
 import time
 from collections.abc import Awaitable, Callable
-from pathlib import Path
 from typing import Any
 
 Run = Callable[[int], Awaitable[object]]
@@ -34,8 +33,8 @@ async def serve(run: Run) -> None:
         print(time.perf_counter() - began, time.process_time() - cpu, flush=True)
 
 
-async def seawall(folder: Path) -> None:
-    """Ours: SQLite, every commit synced."""
+async def seawall(url: str) -> None:
+    """Ours, every commit synced."""
     from seawall.saga import Context, Saga, Sagas, step
 
     class Three(Saga[int, int]):
@@ -58,7 +57,7 @@ async def seawall(folder: Path) -> None:
             """Nothing."""
             return number
 
-    async with Sagas(f"sqlite:///{folder / 'seawall.db'}", [Three()]) as sagas:
+    async with Sagas(url, [Three()]) as sagas:
 
         async def run(number: int) -> None:
             handle = await sagas.start(Three, number, id=f"saga-{number}")
@@ -67,16 +66,15 @@ async def seawall(folder: Path) -> None:
         await serve(run)
 
 
-async def dbos(folder: Path, *, wal: bool) -> None:
-    """DBOS on SQLite, as it comes or with a write-ahead log."""
+async def dbos(url: str, *, wal: bool = False) -> None:
+    """DBOS, on SQLite as it comes or with a write-ahead log."""
     from dbos import DBOS, SetWorkflowID
 
-    file = folder / "dbos.db"
     if wal:
-        with sqlite3.connect(file) as connection:
+        with sqlite3.connect(url.removeprefix("sqlite:///")) as connection:
             connection.execute("PRAGMA journal_mode=WAL")
         connection.close()
-    DBOS(config={"name": "bench", "system_database_url": f"sqlite:///{file}", "run_admin_server": False, "log_level": "ERROR"})
+    DBOS(config={"name": "bench", "system_database_url": url, "run_admin_server": False, "log_level": "ERROR"})
 
     @DBOS.step()
     async def nothing(number: int) -> int:
@@ -98,10 +96,31 @@ async def dbos(folder: Path, *, wal: bool) -> None:
     DBOS.destroy()
 
 
+async def temporal(address: str) -> None:
+    """A hand-written workflow on Temporal's development server."""
+    from temporalio.client import Client
+    from temporalio.worker import UnsandboxedWorkflowRunner, Worker
+
+    from benchmarks.saga_temporal import Three, nothing
+
+    client = await Client.connect(address)
+    async with Worker(
+        client, task_queue="bench", workflows=[Three], activities=[nothing], workflow_runner=UnsandboxedWorkflowRunner()
+    ):
+
+        async def run(number: int) -> None:
+            assert await client.execute_workflow(Three.run, number, id=f"saga-{number}", task_queue="bench") == number
+
+        await serve(run)
+
+
 def main() -> None:
     """Run the engine that was asked for."""
-    engine, folder = sys.argv[1], Path(sys.argv[2])
-    asyncio.run(seawall(folder) if engine == "seawall" else dbos(folder, wal=engine == "dbos-wal"))
+    engine, url = sys.argv[1], sys.argv[2]
+    if engine == "temporal":
+        asyncio.run(temporal(url))
+    else:
+        asyncio.run(seawall(url) if engine.startswith("seawall") else dbos(url, wal=engine == "dbos-wal"))
 
 
 if __name__ == "__main__":
