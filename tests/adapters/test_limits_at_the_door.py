@@ -93,7 +93,8 @@ def test_a_dependency_limits_one_route_of_fastapi() -> None:
     with served(app) as client:
         assert client.get("/costly").json() == {"left": None}  # no key, not counted
         answer = client.get("/costly", headers={"x-tenant": "a"})
-        assert (answer.json(), answer.headers["ratelimit"]) == ({"left": 0}, '"default";r=0;t=3600')
+        assert answer.json() == {"left": 0}
+        assert answer.headers["ratelimit"] in ('"default";r=0;t=3600', '"default";r=0;t=3601')  # rounded up to whole seconds
         refused = client.get("/costly", headers={"x-tenant": "a"})
         assert refused.status_code == 429
         assert int(refused.headers["retry-after"]) >= 3599
@@ -117,7 +118,8 @@ def test_wsgi_is_limited_as_well() -> None:
         thread.start()
         with httpx2.Client(base_url=f"http://127.0.0.1:{server.server_port}", trust_env=False) as client:
             answer = client.get("/")
-            assert (answer.text, answer.headers["ratelimit"]) == ("hello", '"default";r=0;t=3600')
+            assert answer.text == "hello"
+            assert answer.headers["ratelimit"] in ('"default";r=0;t=3600', '"default";r=0;t=3601')  # rounded up to whole seconds
             refused = client.get("/", headers={"x-forwarded-for": "1.2.3.4"})
             assert (refused.status_code, json.loads(refused.text)["title"]) == (429, "Too Many Requests")
             assert client.get("/livez").status_code == 200

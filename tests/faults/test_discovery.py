@@ -51,9 +51,10 @@ async def call(instance: Instance) -> bool:
     try:
         async with asyncio.timeout(1):
             reader, writer = await asyncio.open_connection(instance.host, instance.port)
-            answered = await reader.read() == b"here"
-            writer.close()
-            return answered
+            try:
+                return await reader.read() == b"here"
+            finally:
+                writer.close()
     except (OSError, TimeoutError):
         return False
 

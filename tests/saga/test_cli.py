@@ -6,10 +6,12 @@ import asyncio
 import json
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -166,6 +168,19 @@ def test_mistakes_are_told_and_change_nothing(
     run(url, ("a", {}), until={"a": "waiting"})
     assert says in told(command, capsys, *words, status=2)
     assert json.loads(told(command, capsys, "show", "a", "--json"))["operators"] == []
+
+
+def test_looking_writes_nothing_into_a_file_that_is_no_journal(
+    url: str, command: Command, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """A slip in the path must not leave tables in somebody's database."""
+    other = tmp_path / "customers.db"
+    with closing(sqlite3.connect(other)) as connection:
+        connection.execute("CREATE TABLE customers (name TEXT)")
+        connection.commit()
+    assert "there is no journal at" in told(command, capsys, "ls", "--url", f"sqlite:///{other}", status=2)
+    with closing(sqlite3.connect(other)) as connection:
+        assert connection.execute("SELECT name FROM sqlite_master").fetchall() == [("customers",)]
 
 
 def test_a_word_without_actor_is_refused(url: str, command: Command, capsys: pytest.CaptureFixture[str]) -> None:

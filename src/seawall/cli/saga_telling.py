@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import importlib
+import sqlite3
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -46,8 +48,17 @@ def look_at(url: str, id: str, name: str | None) -> Look:
 def refuse_missing(url: str) -> None:
     """Looking must not make a journal: a slip in a path would look like an empty one."""
     scheme, _, rest = url.partition("://")
-    if scheme == "sqlite" and not Path(rest[1:]).exists():
+    if scheme == "sqlite" and not (Path(rest[1:]).is_file() and _holds_sagas(Path(rest[1:]))):
         raise ValueError(f"there is no journal at {url}; look at --url, or start the service that keeps it")
+
+
+def _holds_sagas(file: Path) -> bool:
+    """Whether a SQLite file has the tables of a journal; nothing is written."""
+    try:
+        with closing(sqlite3.connect(f"{file.resolve().as_uri()}?mode=ro", uri=True)) as connection:
+            return bool(connection.execute("SELECT count(*) FROM sqlite_master WHERE name='saga'").fetchone()[0])
+    except sqlite3.DatabaseError:
+        return False
 
 
 def sagas_of(module: str) -> list[Any]:

@@ -101,20 +101,24 @@ async def _judge(sagas: Sagas, books: str, orders: int, kills: int) -> Figures:
     ended = dict(await sagas.read(lambda tx: tx.execute("SELECT user_key, status FROM saga")))
     sums: dict[str, dict[str, int]] = {}
     with closing(open_books(books)) as connection:
-        lines = connection.execute("SELECT sale, service, sum(amount) FROM line GROUP BY sale, service").fetchall()
-    for sale, service, amount in lines:
+        lines = connection.execute(
+            "SELECT sale, service, sum(amount), sum(amount > 0) FROM line GROUP BY sale, service"
+        ).fetchall()
+    for sale, service, amount, _ in lines:
         sums.setdefault(sale, {})[service] = amount
-    return judged(ended, sums, orders, kills)
+    again = {sale for sale, _, _, bookings in lines if bookings > 1}
+    return judged(ended, sums, again, orders, kills)
 
 
-def judged(ended: dict[str, str], sums: dict[str, dict[str, int]], orders: int, kills: int) -> Figures:
-    """What became of all orders, by the status of each in the journal and what each service has booked for it."""
+def judged(ended: dict[str, str], sums: dict[str, dict[str, int]], again: set[str], orders: int, kills: int) -> Figures:
+    """What became of all orders, by the status of each in the journal and what each service has booked for it. again: those for
+    which some service booked more than once, taken back or not."""
     found = Figures(orders, kills)
     for number in range(1, orders + 1):
         status, kept = ended.get(f"order-{number}"), {k: v for k, v in sums.get(f"order-{number}", {}).items() if v}
         found.completed += status == "completed"
         found.compensated += status in ("compensated", "failed")
         found.lost += status not in TERMINAL
-        found.twice += any(abs(amount) > WHOLE[service] for service, amount in kept.items())
+        found.twice += f"order-{number}" in again
         found.torn += status in TERMINAL and kept != (WHOLE if status == "completed" else {})
     return found

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from seawall.saga.plan import Facts, Graph
+from seawall.saga.plan import Facts, Graph, possibly_started
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,20 +33,20 @@ def changes(old: Graph, new: Graph) -> list[Change]:
 def unsafe(old: Graph, new: Graph, facts: Facts) -> str | None:
     """Why a saga with these facts cannot go on by the new graph, or None when it can.
 
-    It can when every step in its journal exists in the new graph with what takes it back, when whatever stands before such a
-    step has passed too, and when the pivot it has passed is still the pivot.
+    It can when every step in its journal, or that may have been started, exists in the new graph with what takes it back, when
+    whatever stands before such a step has passed too, and when the pivot it has passed is still the pivot.
     """
-    touched = set(facts.done) | set(facts.undone) | set(facts.intents)
+    touched = set(facts.done) | set(facts.undone) | set(facts.intents) | possibly_started(old, facts)
     for name in sorted(touched):
         node = new.by_name.get(name)
         if node is None:
-            return f"step {name} is in its journal and not in the new definition"
-        if old.by_name[name].undo and not node.undo and not facts.backward:
-            return f"step {name} was done and the new definition cannot take it back"
+            return f"step {name} is in its journal or may have been started, and is not in the new definition"
+        if old.by_name[name].undo and not node.undo and name not in facts.undone:
+            return f"step {name} was done, or may have been, and the new definition cannot take it back"
         if old.by_name[name].kind != node.kind:
             return f"step {name} was a {old.by_name[name].kind} and is now a {node.kind}"
         missing = [above for above in node.after if not facts.passed(above)]
-        if missing and name in facts.done:
+        if missing and name in facts.done and name not in facts.undone and facts.done[name].outcome != "rejected":
             return f"step {name} was done, and the new definition wants {', '.join(missing)} before it"
     was = old.pivot
     if was is not None and facts.passed(was.name) and (new.pivot is None or new.pivot.name != was.name):

@@ -149,7 +149,7 @@ def _next(seen: Look) -> Iterator[str]:
     if undo:
         yield f"Next to be undone: {', '.join(undo)}."
     if seen.row.wake_at is not None and seen.row.owner is None:
-        yield f"A worker may take it{_until(seen, seen.row.wake_at) or ' now'}."
+        yield f"A worker may take it {'now' if seen.row.wake_at <= seen.now else _when(seen, seen.row.wake_at)}."
 
 
 def _owner(seen: Look) -> Iterator[str]:
