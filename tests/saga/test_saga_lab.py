@@ -111,7 +111,7 @@ def test_a_right_saga_passes_hundreds_of_cases_in_seconds(saga_lab: type[SagaLab
     """A lab that complains of what is right, or takes minutes, is switched off."""
     report = saga_lab(Order()).explore("rich", "poor")
     assert report.cases > 400
-    assert report.seconds < 60
+    assert report.seconds < 300  # some 3 on an idle machine; a lab that waited in real time would take days
     assert set(report.ends) == {"completed", "compensated", "failed"}
     print(report.cases, "cases in", round(report.seconds, 1), "s:", dict(report.ends))
 
