@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from seawall.saga.errors import JournalError as JournalError
     from seawall.saga.errors import LeaseLost as LeaseLost
     from seawall.saga.errors import NotAllowed as NotAllowed
+    from seawall.saga.errors import NotOffered as NotOffered
     from seawall.saga.errors import NotSerialisable as NotSerialisable
     from seawall.saga.errors import PayloadTooLarge as PayloadTooLarge
     from seawall.saga.errors import ResultTimeout as ResultTimeout
@@ -42,8 +43,8 @@ _NAMES = {
     "context": ("NOT_DONE", "Context", "Done", "NotDone", "Unknown"),
     "definition": ("Saga", "Step", "sleep", "step", "subsaga", "wait_signal"),
     "errors": (
-        "DefinitionError", "InputChanged", "JournalError", "LeaseLost", "NotAllowed", "NotSerialisable", "PayloadTooLarge",
-        "ResultTimeout", "SagaCompensated", "SagaError", "SagaStuck", "UnknownSaga",
+        "DefinitionError", "InputChanged", "JournalError", "LeaseLost", "NotAllowed", "NotOffered", "NotSerialisable",
+        "PayloadTooLarge", "ResultTimeout", "SagaCompensated", "SagaError", "SagaStuck", "UnknownSaga",
     ),
     "handle": ("Handle",),
     "lease": ("Fence",),

@@ -15,6 +15,10 @@ class DefinitionError(SagaError, TypeError):
     """A saga class cannot work as it is written; the message names the step and the rule. Raised when the class is defined."""
 
 
+class NotOffered(DefinitionError):
+    """The engine behind this URL cannot do what the saga or the call asks for; the message names what, and why it cannot."""
+
+
 class UnknownSaga(SagaError, LookupError):
     """No saga has this name, version or id here."""
 

@@ -20,6 +20,7 @@ from seawall.saga import operate, store
 from seawall.saga.codec import LARGEST, Cipher, Codec
 from seawall.saga.commit import Committer
 from seawall.saga.definition import Definition, Saga
+from seawall.saga.engines import sagas_class
 from seawall.saga.errors import DefinitionError, InputChanged, UnknownSaga
 from seawall.saga.handle import Handle
 from seawall.saga.journals import open_journal
@@ -56,6 +57,10 @@ class Sagas:
 
     Raises JournalError when it is opened and the database cannot be used; ValueError or TypeError for a parameter out of range.
     """
+
+    def __new__(cls, url: str, *_: Any, **__: Any) -> Sagas:
+        """On an engine's URL it is another class with the same front."""
+        return super().__new__((sagas_class(url) or cls) if cls is Sagas else cls)
 
     def __init__(
         self, url: str, sagas: Iterable[Saga[Any, Any]] = (), *, worker: bool = True, durability: Durability = "strict",
