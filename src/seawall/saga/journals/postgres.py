@@ -32,7 +32,7 @@ from seawall.saga.journals import postgres_sql as sql
 from seawall.saga.journals.alive import boot_id
 from seawall.saga.journals.postgres_steps import Ear, run_step
 from seawall.saga.journals.postgres_tx import PostgresTx
-from seawall.saga.journals.schema import migrate
+from seawall.saga.journals.schema import KNOWN, migrate
 from seawall.saga.port import Append, Op, Start, Started, Verb
 from seawall.saga.store import after_end, written
 
@@ -77,6 +77,12 @@ class PostgresJournal:
         self._readers: queue.SimpleQueue[Connection] = queue.SimpleQueue()
 
     # --- opening and closing
+
+    def there(self) -> bool:
+        """Whether the database has our tables; nothing is made. Raises JournalError when it cannot be reached."""
+        with self.translated(), psycopg.connect(self._url, autocommit=True, connect_timeout=10, row_factory=tuple_row) as asked:
+            found = asked.execute(KNOWN["postgres"]).fetchone()
+        return bool(found and found[0])
 
     def open(self) -> None:
         """Connect and make or check the tables. Raises JournalError."""

@@ -33,7 +33,7 @@ from seawall.saga.errors import (
 from seawall.saga.journals.alive import Alive, boot_id
 from seawall.saga.journals.disk import warn_of_networks
 from seawall.saga.journals.limit import limited
-from seawall.saga.journals.schema import migrate, outbox
+from seawall.saga.journals.schema import KNOWN, migrate, outbox
 from seawall.saga.port import Append, Op, Start, Started, Tx, Verb, parks
 from seawall.saga.store import after_end, written
 
@@ -114,6 +114,16 @@ class SqliteJournal:
         self._synced: bool | None = None
 
     # --- opening and closing
+
+    def there(self) -> bool:
+        """Whether the file is there and has our tables; nothing is written."""
+        if not self.path.is_file():
+            return False
+        try:
+            with contextlib.closing(sqlite3.connect(f"{self.path.resolve().as_uri()}?mode=ro", uri=True)) as connection:
+                return bool(connection.execute(KNOWN["sqlite"]).fetchone()[0])
+        except sqlite3.DatabaseError:
+            return False
 
     def open(self) -> None:
         """Open the file and make or check the tables. Raises JournalError and warns on a network file system."""
