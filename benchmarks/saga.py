@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Final
 
 from benchmarks.measure import Row
+from benchmarks.saga_failover import LEASE, failover
 
 NEEDS: Final = {
     "dbos": "dbos",
@@ -93,6 +94,10 @@ def rows(*, quick: bool = False) -> list[Row]:
             engines[name] = Engine(name, urls[name])
             stack.callback(engines[name].close)
         found = beside(engines, rounds=3 if quick else 6)
+        if "seawall-pg" in names:
+            waited = asyncio.run(failover(urls["seawall-pg"], rounds=1 if quick else 3))
+            said = f"PostgreSQL, lease {LEASE:g} s, from SIGKILL to the first step elsewhere"
+            found.append(Row("failover after kill -9", waited, "s", f"<= {LEASE + 2:g}", said))
         resumed = Row("first step after a restart", restart(folder) * 1000, "ms", "<= 1000", f"{OPEN} open sagas on SQLite")
         return [*found, resumed]
 

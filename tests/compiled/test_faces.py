@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 import seawall as sw
+from seawall.core import runtime
 from seawall.pipeline import compiler, signatures
 from seawall.testing import VirtualClock, capture_events, off
 from seawall.testing.modes import virtual_time
@@ -270,7 +271,7 @@ def test_compilation_can_be_switched_off() -> None:
 
 def test_builds_without_the_global_lock_run_the_plain_guards(monkeypatch: pytest.MonkeyPatch) -> None:
     """Single lines are not atomic there."""
-    monkeypatch.setattr(compiler, "_HAS_GLOBAL_LOCK", False)
+    monkeypatch.setattr(runtime, "_HAS_GLOBAL_LOCK", False)
     function = sw.CircuitBreaker()(lambda: 1)
     assert not function.__code__.co_filename.startswith("<seawall")
     assert function() == 1

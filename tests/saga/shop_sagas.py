@@ -12,7 +12,7 @@ class No(Exception):
     """Nothing happened."""
 
 
-FAILING = {"undo": False}
+FAILING = {"undo": False, "send": False}
 
 
 class Order(Saga[dict[str, Any], str]):
@@ -57,6 +57,78 @@ class Newer(Saga[dict[str, Any], str]):
     def ship(self, ctx: Context, order: dict[str, Any]) -> str:
         """At once."""
         return "shipped"
+
+
+class Older(Saga[dict[str, Any], str]):
+    """Waits for a word, then ships."""
+
+    name = "order"
+
+    approved = wait_signal("approved", bool)
+
+    @step(after=approved, undo="none")
+    def ship(self, ctx: Context, order: dict[str, Any]) -> str:
+        """At once."""
+        return "shipped"
+
+
+class Young(Saga[dict[str, Any], str]):
+    """The same without the wait."""
+
+    name = "order"
+    version = 2
+
+    @step(undo="none")
+    def ship(self, ctx: Context, order: dict[str, Any]) -> str:
+        """At once."""
+        return "shipped"
+
+
+class BothWays(Saga[dict[str, Any], str]):
+    """Sends, and is told that it cannot."""
+
+    name = "order"
+
+    @step()
+    def reserve(self, ctx: Context, order: dict[str, Any]) -> int:
+        """A seat."""
+        return 7
+
+    @reserve.undo(retry=sw.Retry(backoff=sw.Backoff(base=0.001, cap=0.002)), alert_after=2)
+    def release(self, ctx: Context, order: dict[str, Any], reserved: int | Unknown) -> None:
+        """Fails while the test says so."""
+        if FAILING["undo"]:
+            raise OSError("the warehouse is on fire")
+
+    @step(after=reserve, rejects=No, undo="none")
+    def send(self, ctx: Context, order: dict[str, Any]) -> str:
+        """Refused while the test says so."""
+        if FAILING["send"]:
+            raise No("no truck")
+        return "sent"
+
+
+class Through(Saga[dict[str, Any], str]):
+    """Sends by way of a circuit."""
+
+    name = "order"
+    circuit = sw.CircuitBreaker(consecutive_failures=1, open_for=60, name="partner")
+
+    @step(undo="none", through=sw.Pipeline(circuit, name="partner"))
+    def send(self, ctx: Context, order: dict[str, Any]) -> str:
+        """To a partner."""
+        return "sent"
+
+
+class Careful(Saga[dict[str, Any], str]):
+    """Sends at most once, after a word."""
+
+    name = "order"
+
+    @step(undo="none", at_most_once=True)
+    def send(self, ctx: Context, order: dict[str, Any]) -> str:
+        """To somebody who cannot tell one from two."""
+        return "sent"
 
 
 def build() -> list[Saga[Any, Any]]:

@@ -15,10 +15,11 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
-from shop_sagas import FAILING, Order
+from shop_sagas import FAILING, BothWays, Careful, Older, Order, Through, Young
 
-from seawall.saga import Sagas
+from seawall.saga import Saga, Sagas
 
 pytest.importorskip("cyclopts", reason="the command line is an extra")
 
@@ -28,21 +29,23 @@ BY = ("--actor", "ann", "--reason", "asked by phone")
 
 
 @pytest.fixture
-def url(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """A journal, also named by the environment."""
-    made = f"sqlite:///{tmp_path / 'sagas.db'}"
+def url(place: Any, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A journal of each kind, also named by the environment."""
+    made: str = place.url
     monkeypatch.setenv("SEAWALL_SAGAS", made)
     FAILING["undo"] = False
     return made
 
 
-def run(url: str, *started: tuple[str, dict[str, Any]], until: dict[str, str] | None = None) -> None:
+def run(
+    url: str, *started: tuple[str, dict[str, Any]], until: dict[str, str] | None = None, by: Saga[Any, Any] | None = None
+) -> None:
     """Start these and run a worker until each of `until` is in its state, by its row or by its stuck-alert."""
 
     async def work() -> None:
-        async with Sagas(url, [Order()], poll=0.05) as sagas:
+        async with Sagas(url, [by or Order()], poll=0.05) as sagas:
             for id, value in started:
-                await sagas.start(Order, value, id=id)
+                await sagas.start(type(by or Order()), value, id=id)
             for id, status in (until or {}).items():
                 end = time.monotonic() + 20
                 handle = await sagas.handle(id)
@@ -59,6 +62,14 @@ def told(command: Command, capsys: pytest.CaptureFixture[str], *words: str, stat
     out = capsys.readouterr()
     assert found == status, out
     return out.out + out.err
+
+
+def write(url: str, sql: str) -> None:
+    """Bring a journal into a state that only a crash can."""
+    connect: Any = sqlite3.connect if url.startswith("sqlite") else psycopg.connect
+    with closing(connect(url.removeprefix("sqlite:///"))) as connection:
+        connection.execute(sql)
+        connection.commit()
 
 
 def test_ls_and_show_tell_what_is_there_and_hide_payloads(url: str, command: Command, capsys: pytest.CaptureFixture[str]) -> None:
@@ -145,6 +156,78 @@ def test_diff_names_who_may_move_and_move_is_refused_for_the_others(
     assert "start one first" in told(command, capsys, "resolve", "a", "--to-version", "2", *BY, status=2)
 
 
+def test_a_saga_moves_to_the_version_that_it_fits(url: str, command: Command, capsys: pytest.CaptureFixture[str]) -> None:
+    """The way out of a deploy that changed what comes next."""
+    run(url, ("a", {}), until={"a": "waiting"}, by=Older())
+    run(url, ("b", {}), until={"b": "completed"}, by=Young())
+    assert "order a is" in told(command, capsys, "resolve", "a", "--to-version", "2", *BY)
+    run(url, until={"a": "completed"}, by=Young())
+    assert json.loads(told(command, capsys, "show", "a", "--json"))["version"] == 2
+
+
+def test_a_saga_that_went_back_goes_forward_again(url: str, command: Command, capsys: pytest.CaptureFixture[str]) -> None:
+    """What made it fail is mended, and nobody wants to begin anew."""
+    FAILING["undo"] = FAILING["send"] = True
+    run(url, ("a", {}), until={"a": "stuck"}, by=BothWays())
+    FAILING["send"] = False
+    assert "order a is running now: forward by ann" in told(command, capsys, "resolve", "a", "--forward", *BY)
+    run(url, until={"a": "completed"}, by=BothWays())
+
+
+def test_an_open_circuit_is_told_with_the_time_it_takes(url: str, command: Command, capsys: pytest.CaptureFixture[str]) -> None:
+    """Whoever is on call should see that the other side is down, not that the saga is broken."""
+    saga = Through()
+    saga.circuit.reset()
+    with pytest.raises(OSError, match="down"), saga.circuit.permit():
+        raise OSError("down")
+    run(url, ("a", {}), until={"a": "waiting"}, by=saga)
+    words = told(command, capsys, "why", "a")
+    assert "send waits: refused by partner" in words
+    assert "Next: send." in words
+    assert "A worker may take it in" in words
+
+
+def test_a_step_that_may_run_once_is_told_as_such(url: str, command: Command, capsys: pytest.CaptureFixture[str]) -> None:
+    """Nobody knows whether it ran: only a human can find out, and is told how to say it."""
+    with Sagas(url, [Careful()], worker=False) as sagas:
+        for id in ("a", "b"):
+            sagas.start_sync(Careful, {}, id=id)
+    write(
+        url,
+        "INSERT INTO saga_step (saga_id, seq, step, phase, outcome, round, attempt, epoch) "
+        "SELECT id, 1, 'send', 'intent', 'intended', 0, 1, 1 FROM saga",
+    )
+    write(url, "UPDATE saga SET status='running', wake_at=0, owner='gone', epoch=1")
+    run(url, until={"a": "stuck", "b": "stuck"}, by=Careful())
+    words = told(command, capsys, "why", "a")
+    assert "at_most_once: send may have been started, and has no probe" in words
+    assert "seawall saga resolve a --step send --result JSON" in words
+    told(command, capsys, "resolve", "a", "--step", "send", "--result", '"by hand"', *BY)
+    told(command, capsys, "retry", "b", "--step", "send", *BY)
+    run(url, until={"a": "completed", "b": "completed"}, by=Careful())
+
+
+def test_a_saga_that_kills_its_workers_is_told_as_such(url: str, command: Command, capsys: pytest.CaptureFixture[str]) -> None:
+    """Three owners died over it: it is set aside, and a retry gives it another chance."""
+    run(url, ("a", {}), until={"a": "waiting"})
+    write(url, "UPDATE saga SET status='running', wake_at=0, owner='gone', takeovers=3")
+    run(url, until={"a": "stuck"})
+    assert "crash_loop: 4 workers in a row died over it" in told(command, capsys, "why", "a")
+    told(command, capsys, "retry", "a", *BY)
+    run(url, until={"a": "waiting"})
+
+
+def test_a_journal_that_does_not_fit_its_definition_is_told_as_such(
+    url: str, command: Command, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A history that no code explains must not be guessed at."""
+    run(url, ("a", {}), until={"a": "waiting"})
+    write(url, "UPDATE saga_step SET step='paint'")
+    write(url, "UPDATE saga SET wake_at=0")
+    run(url, until={"a": "stuck"})
+    assert "definition_mismatch: the journal knows paint, the definition does not" in told(command, capsys, "why", "a")
+
+
 @pytest.mark.parametrize(
     ("words", "says"),
     [
@@ -183,6 +266,21 @@ def test_looking_writes_nothing_into_a_file_that_is_no_journal(
         assert connection.execute("SELECT name FROM sqlite_master").fetchall() == [("customers",)]
 
 
+def test_looking_makes_no_tables_in_a_database_without_a_journal(
+    postgres: Any, command: Command, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The same for a database on a server, whose URL may hold a password that must not be shown."""
+    url = postgres.database()
+    asked = url.replace("shop@", "shop:hush@") if "shop@" in url else url
+    told_ = told(command, capsys, "ls", "--url", asked, status=2)
+    assert "there is no journal at" in told_
+    assert "hush" not in told_
+    with psycopg.connect(url) as connection:
+        found = connection.execute("SELECT count(*) FROM pg_tables WHERE schemaname='public'").fetchone()
+    assert found == (0,)
+    postgres.drop(url)
+
+
 def test_a_word_without_actor_is_refused(url: str, command: Command, capsys: pytest.CaptureFixture[str]) -> None:
     """Nobody may change a saga namelessly."""
     run(url, ("a", {}), until={"a": "waiting"})
@@ -190,19 +288,28 @@ def test_a_word_without_actor_is_refused(url: str, command: Command, capsys: pyt
     capsys.readouterr()
 
 
-def test_a_worker_runs_sagas_until_it_is_told_to_end(url: str) -> None:
+@pytest.mark.parametrize("json_", [False, True])
+def test_a_worker_runs_sagas_until_it_is_told_to_end(url: str, json_: bool) -> None:
     """The command that stands in a service file: it takes what is there, and hands over on SIGTERM."""
     with Sagas(url, [Order()], worker=False) as sagas:
         handle = sagas.start_sync(Order, {}, id="a")
         words = [sys.executable, "-c", "from seawall.cli import main; raise SystemExit(main())", "saga", "worker", url]
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(HERE), *filter(None, [os.environ.get("PYTHONPATH")])])}
-        with subprocess.Popen([*words, "shop_sagas:build"], stdout=subprocess.PIPE, text=True, env=environment) as process:
+        more = ["shop_sagas:build", *(["--json"] if json_ else [])]
+        with subprocess.Popen([*words, *more], stdout=subprocess.PIPE, text=True, env=environment) as process:
             assert process.stdout is not None
-            assert "runs order v1" in process.stdout.readline()
+            first = process.stdout.readline()
+            assert json.loads(first)["sagas"] == ["order v1"] if json_ else "runs order v1" in first
             end = time.monotonic() + 30
             while asyncio.run(handle.status()) != "waiting":
                 assert time.monotonic() < end
                 time.sleep(0.05)
             process.send_signal(signal.SIGTERM)
-            assert process.stdout.read() == "handing over\n"
+            rest = process.stdout.read()
+            if json_:
+                kinds = [json.loads(line)["kind"] for line in rest.splitlines()]
+                assert "saga.step_do" in kinds
+                assert kinds[-1] == "saga.worker_leaving"
+            else:
+                assert rest == "handing over\n"
         assert process.returncode == 0

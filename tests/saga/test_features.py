@@ -364,6 +364,41 @@ def test_a_start_in_the_callers_transaction_begins_when_it_commits_and_never_whe
     asyncio.run(main())
 
 
+def test_a_saga_starts_in_the_transaction_of_a_sqlalchemy_session(place: Any, conduct: Conduct) -> None:
+    """That is what most services hold in their hands, sync or async."""
+    from sqlalchemy import create_engine, text
+    from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
+    from sqlalchemy.orm import Session
+
+    url = place.url.replace("postgresql:", "postgresql+psycopg:")
+
+    async def main() -> None:
+        async with conduct(Approved()) as sagas:
+            place.rows("CREATE TABLE orders (id TEXT)")
+            engine = create_engine(url)
+            for id_, keep in (("a", True), ("b", False)):
+                with Session(engine) as session:
+                    session.execute(text(f"INSERT INTO orders VALUES ('{id_}')"))
+                    await sagas.start(Approved, "x", id=id_, tx=session)
+                    session.commit() if keep else session.rollback()
+            with engine.begin() as connection:
+                await sagas.start(Approved, "x", id="c", tx=connection)
+            engine.dispose()
+            if place.kind == "postgres":
+                later = create_async_engine(url)
+                async with AsyncSession(later) as asession, asession.begin():
+                    await asession.execute(text("INSERT INTO orders VALUES ('d')"))
+                    await sagas.start(Approved, "x", id="d", tx=asession)
+                async with later.begin() as connected:
+                    await sagas.start(Approved, "x", id="e", tx=connected)
+                await later.dispose()
+            begun = {"a", "c", "d", "e"} if place.kind == "postgres" else {"a", "c"}
+            assert {key for (key,) in place.rows("SELECT user_key FROM saga")} == begun
+            assert {id for (id,) in place.rows("SELECT id FROM orders")} == begun - {"c", "e"}
+
+    asyncio.run(main())
+
+
 def test_a_start_takes_the_callers_connection_as_it_is(place: Any, conduct: Conduct) -> None:
     """Asynchronous drivers and row factories of the caller's own taste are everyday things."""
     import psycopg

@@ -309,16 +309,17 @@ def opened_raises(url: str) -> None:
         sagas.start_sync(Echo, "x")
 
 
-def test_a_network_file_system_is_warned_about(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_network_file_system_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """SQLite's locks do not hold there, and nobody notices until two workers run one saga."""
     mounts = tmp_path / "mounts"
     mounts.write_text(f"disk / ext4 rw 0 0\nserver:/x {tmp_path.resolve()} nfs4 rw 0 0\nother /else nfs4 rw 0 0\n")
     assert disk.file_system(tmp_path, mounts) == "nfs4"
     assert disk.file_system(Path("/"), mounts) == "ext4"
     monkeypatch.setattr(disk, "file_system", lambda folder: "nfs4")
-    with pytest.warns(RuntimeWarning, match="SW070: .* lies on nfs4, a network file system"):
-        with Sagas(f"sqlite:///{tmp_path}/a.db", worker=False):
-            pass
+    told = opened(f"sqlite:///{tmp_path}/a.db")
+    assert "lies on nfs4, a network file system" in str(told)
+    assert "move it to a local disk, or use PostgreSQL" in str(told)
+    assert not (tmp_path / "a.db").exists()
 
 
 # --- databases that cannot be used: PostgreSQL

@@ -10,7 +10,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
+from sqlalchemy import create_engine, text
+from sqlalchemy.orm import Session
 
 from seawall.saga import Call, Context, Participant, Saga, SagaCompensated, Sagas, Unknown, step
 from seawall.saga.errors import BadCall, EffectBusy, EffectExpired, EffectUndone, KeyReused, StaleFence
@@ -161,6 +164,56 @@ def test_a_do_older_than_the_tombstones_is_refused_and_tombstones_go_in_time(tmp
     participant.close()
 
 
+def test_in_the_services_own_postgresql_transaction_effect_and_key_commit_together(postgres: Any) -> None:
+    """The same where several machines share the table, by the driver and by a SQLAlchemy session."""
+    url = postgres.database()
+    participant = Participant()
+    with psycopg.connect(url) as shop:
+        participant.make_table(shop)
+        shop.execute("CREATE TABLE stock (left_ INTEGER)")
+        shop.execute("INSERT INTO stock VALUES (10)")
+        shop.commit()
+
+        @participant.step
+        def take(call: Call, many: int) -> int:
+            statement = f"UPDATE stock SET left_ = left_ - {many}"
+            call.tx.execute(text(statement) if isinstance(call.tx, Session) else statement)
+            return many
+
+        @take.undo
+        def give(call: Call, many: int, result: int | Unknown) -> None:
+            call.tx.execute(f"UPDATE stock SET left_ = left_ + {many}")
+
+        def left() -> int:
+            found = shop.execute("SELECT left_ FROM stock").fetchone()
+            assert found is not None
+            return int(found[0])
+
+        take(Call("k", tx=shop), 3)
+        with psycopg.connect(url) as other, pytest.raises(EffectBusy):
+            take(Call("k", tx=other), 3)
+        shop.rollback()
+        assert left() == 10, "rolled back: neither effect nor key is there"
+        engine = create_engine(url.replace("postgresql:", "postgresql+psycopg:"))
+        for _ in range(2):
+            with Session(engine) as session:
+                assert take(Call("k", tx=session), 3) == 3
+                session.commit()
+        engine.dispose()
+        shop.rollback()
+        assert left() == 7
+        give_back = Call("k", undo=True, tx=shop)
+        take.take_back(give_back, 3)
+        shop.commit()
+        assert left() == 10
+        with pytest.raises(EffectUndone):
+            take(Call("k", tx=shop), 3)
+        shop.rollback()
+    with pytest.raises(TypeError, match="not async"):
+        take(Call("k", tx=object.__new__(psycopg.AsyncConnection)), 3)
+    postgres.drop(url)
+
+
 def test_in_the_services_own_sqlite_transaction_effect_and_key_commit_together(tmp_path: Path) -> None:
     """The best guard: either both are there or none, whatever dies in between."""
     participant = Participant()
@@ -206,7 +259,7 @@ def test_in_the_services_own_sqlite_transaction_effect_and_key_commit_together(t
     connection.commit()
     with pytest.raises(BadCall, match="has no file"):
         take(Call("k"), 3)
-    with pytest.raises(TypeError, match="sqlite3 or psycopg"):
+    with pytest.raises(TypeError, match="of sqlite3, psycopg \\(not async\\) or SQLAlchemy"):
         take(Call("k", tx=object()), 3)
     connection.close()
     other.close()

@@ -3,8 +3,9 @@
 Names are resolved when they are first used, so no HTTP client is loaded before one is opened.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from seawall.core.lazy import lazy
 
 if TYPE_CHECKING:
     from seawall.balancing.balancer import Balancer as Balancer
@@ -59,10 +60,4 @@ __all__ = [
     "Weighted",
 ]
 
-
-def __getattr__(name: str) -> Any:
-    home = _HOMES.get(name)
-    if home is None:
-        raise AttributeError(f"module 'seawall.balancing' has no attribute {name!r}")
-    value = globals()[name] = getattr(import_module(f"seawall.balancing.{home}"), name)
-    return value
+__getattr__, __dir__ = lazy(__name__, _HOMES)

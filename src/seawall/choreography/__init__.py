@@ -6,8 +6,9 @@ the handler's transaction (inbox). The promise: no duplicate committed handling;
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from seawall.core.lazy import lazy
 
 if TYPE_CHECKING:
     from seawall.choreography.choreography import Choreography as Choreography
@@ -34,14 +35,4 @@ _NAMES = {
 _HOMES = {name: home for home, names in _NAMES.items() for name in names}
 __all__ = sorted(_HOMES)  # noqa: PLE0605  # one list of names, not two
 
-
-def __getattr__(name: str) -> Any:
-    home = _HOMES.get(name)
-    if home is None:
-        raise AttributeError(f"module 'seawall.choreography' has no attribute {name!r}")
-    value = globals()[name] = getattr(import_module(f"seawall.choreography.{home}"), name)
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted([*globals(), *_HOMES])
+__getattr__, __dir__ = lazy(__name__, _HOMES)

@@ -1,4 +1,4 @@
-"""The `seawall` command. One file per command; each is imported only when it is asked for."""
+"""The `seawall` command. One file per command; what it works on is imported only when it is asked for."""
 
 from __future__ import annotations
 

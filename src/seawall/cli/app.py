@@ -2,13 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from cyclopts import App, CycloptsError
 
 import seawall
-from seawall.cli import BAD_INPUT
-from seawall.cli.gateway import run as run_gateway
+from seawall.cli import BAD_INPUT, config, policy, registry, saga, saga_words
+from seawall.cli import gateway as envoy
+from seawall.cli.check import check
+from seawall.cli.demo import demo
+
+GROUPS: dict[str, tuple[str, list[Callable[..., object]]]] = {
+    "config": ("What a configuration says, and where each value comes from.", [config.show]),
+    "registry": (
+        "Look into a registry, and change what stands there.",
+        [registry.ls, registry.watch, registry.register, registry.drain],
+    ),
+    "policy": ("Look at the policies of a fleet, and give orders to its circuits.", [policy.ls, policy.isolate, policy.reset]),
+    "saga": (
+        "Run sagas, look at them, and say what only a human can.",
+        [saga.worker, saga.ls, saga.show, saga.why, saga.diff, saga_words.retry, saga_words.skip, saga_words.resolve,
+         saga_words.cancel],
+    ),
+    "gateway": ("Run a real Envoy that follows a file and the registries it names.", [envoy.render, envoy.status]),
+}  # fmt: skip
 
 app = App(
     name="seawall",
@@ -17,30 +34,15 @@ app = App(
     result_action="return_value",
     suppress_keyboard_interrupt=False,
 )
-app.command("seawall.cli.check:check", name="check")
-app.command("seawall.cli.demo:demo", name="demo")
-settings = App(name="config", help="What a configuration says, and where each value comes from.")
-settings.command("seawall.cli.config:show", name="show")
-app.command(settings)
-registry = App(name="registry", help="Look into a registry, and change what stands there.")
-for verb in ("ls", "watch", "register", "drain"):
-    registry.command(f"seawall.cli.registry:{verb}", name=verb)
-app.command(registry)
-policy = App(name="policy", help="Look at the policies of a fleet, and give orders to its circuits.")
-for verb in ("ls", "isolate", "reset"):
-    policy.command(f"seawall.cli.policy:{verb}", name=verb)
-app.command(policy)
-saga = App(name="saga", help="Run sagas, look at them, and say what only a human can.")
-for verb in ("worker", "ls", "show", "why", "diff"):
-    saga.command(f"seawall.cli.saga:{verb}", name=verb)
-for verb in ("retry", "skip", "resolve", "cancel"):
-    saga.command(f"seawall.cli.saga_words:{verb}", name=verb)
-app.command(saga)
-gateway = App(name="gateway", help="Run a real Envoy that follows a file and the registries it names.")
-gateway.default(run_gateway)
-for verb in ("render", "status"):
-    gateway.command(f"seawall.cli.gateway:{verb}", name=verb)
-app.command(gateway)
+app.command(check, name="check")
+app.command(demo, name="demo")
+for name, (about, verbs) in GROUPS.items():
+    group = App(name=name, help=about)
+    for verb in verbs:
+        group.command(verb, name=verb.__name__)
+    if name == "gateway":
+        group.default(envoy.run)
+    app.command(group)
 
 
 def run(argv: Sequence[str]) -> int:

@@ -10,6 +10,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from seawall.cli import BAD_INPUT
+from seawall.cli.table import clean, table
 
 Store = Annotated[str, Parameter(env_var="SEAWALL_STORE")]
 
@@ -35,9 +36,7 @@ def ls(*, store: Store, fleet: str = "default", json: Annotated[bool, Parameter(
             return 0
         rows = [("policy", "kind", "state", "rejected", "process")]
         rows += [(e.name, e.kind, e.state or "", str(e.snapshot.get("rejected", "")), e.instance) for e in found]
-        widths = [max(len(row[column]) for row in rows) for column in range(5)]
-        for row in rows:
-            print("  ".join(_plain(word).ljust(width) for word, width in zip(row, widths, strict=True)).rstrip())
+        table(rows)
         return 0
 
     return _guarded(act)
@@ -80,7 +79,7 @@ def _order(verb: str, policy: str, store: str, fleet: str) -> int:
         members = Fleet(store, name=fleet)
         processes = {each.instance for each in members.ls() if each.name == policy and each.kind == "circuit_breaker"}
         number = members.order(verb, policy)
-        print(f"order {number}: {verb} {_plain(policy)}; {len(processes)} processes have a circuit of this name now")
+        print(f"order {number}: {verb} {clean(policy)}; {len(processes)} processes have a circuit of this name now")
         return 0 if processes else 1
 
     return _guarded(act)
@@ -96,8 +95,3 @@ def _guarded(act: object) -> int:
     except (StoreDown, MissingExtra, ValueError) as error:
         print(error, file=sys.stderr)
         return BAD_INPUT
-
-
-def _plain(text: str) -> str:
-    """Without what a terminal would obey."""
-    return "".join(letter if letter.isprintable() else "?" for letter in text)

@@ -13,6 +13,7 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 
 from seawall.cli import BAD_INPUT
+from seawall.cli.table import table
 
 NO_ANSWER = 1
 Flag = Annotated[bool, Parameter(negative=())]
@@ -40,7 +41,7 @@ def ls(url: str, service: str | None = None, /, *, json: Flag = False) -> int:
         if json:
             print(codec.dumps([as_record(one) for one in found], indent=1))
         else:
-            _table(["service", "id", "state", "url", "zone", "weight", "version"], [_row(one) for one in found])
+            table([("service", "id", "state", "url", "zone", "weight", "version"), *map(_row, found)])
         return 0
 
     return _guarded(work)
@@ -188,9 +189,3 @@ def _guarded(work: Callable[[], Awaitable[int]]) -> int:
 
 def _row(one: Any) -> list[str]:
     return [one.service, one.id, one.state, one.url, one.zone or "-", f"{one.weight:g}", one.version or "-"]
-
-
-def _table(head: list[str], rows: list[list[str]]) -> None:
-    widths = [max(len(cell) for cell in column) for column in zip(head, *rows, strict=True)]
-    for row in (head, *rows):
-        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())

@@ -10,7 +10,8 @@ from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any, Literal
 
-from seawall.cli.saga_telling import Flag, Url, as_dict, clean, guarded, look_at, read_journal, row_as_dict, sagas_of, table, tell
+from seawall.cli.saga_telling import Flag, Url, as_dict, guarded, look_at, read_journal, row_as_dict, sagas_of, tell
+from seawall.cli.table import clean, table
 
 UNSAFE = 1
 Status = Literal[
@@ -26,6 +27,7 @@ def worker(
     durability: Literal["strict", "edges", "relaxed"] = "strict",
     lease: str = "10s",
     running: int = 100,
+    json: Flag = False,
 ) -> int:
     """Run sagas until SIGTERM or SIGINT, then hand over what is in hand.
 
@@ -42,6 +44,8 @@ def worker(
         After how long a frozen worker's sagas are taken over.
     running
         Sagas in memory at once.
+    json
+        Print what happens to sagas as lines of JSON: when it is ready, then every event.
     """
 
     async def work() -> int:
@@ -52,13 +56,24 @@ def worker(
             asyncio.get_running_loop().add_signal_handler(number, ended.set)
         sagas = sagas_of(module)
         async with Sagas(url, sagas, durability=durability, lease=lease, running=running) as open_:
-            names = ", ".join(sorted({f"{one.definition.name} v{one.definition.version}" for one in sagas}))
-            print(f"worker {open_.worker_id} runs {names}", flush=True)
+            names = sorted({f"{one.definition.name} v{one.definition.version}" for one in sagas})
+            say = _say_json if json else _say
+            say("saga.worker_ready", f"worker {open_.worker_id} runs {', '.join(names)}", worker=open_.worker_id, sagas=names)
+            if json:
+                open_.subscribe(lambda event: _say_json(event.kind, "", name=event.policy, data=dict(event.data)))
             await ended.wait()
-            print("handing over", flush=True)
+            say("saga.worker_leaving", "handing over", worker=open_.worker_id)
         return 0
 
     return guarded(lambda: asyncio.run(work()))
+
+
+def _say(kind: str, text: str, **data: Any) -> None:  # noqa: ARG001  # the twin of _say_json
+    print(text, flush=True)
+
+
+def _say_json(kind: str, text: str, **data: Any) -> None:  # noqa: ARG001  # the twin of _say
+    print(codec.dumps({"at": time.time(), "kind": kind, **data}, default=str), flush=True)
 
 
 def ls(*, url: Url, status: list[Status] | None = None, name: str | None = None, limit: int = 50, json: Flag = False) -> int:

@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import importlib
-import sqlite3
+import re
 import sys
 import time
-from collections.abc import Callable, Sequence
-from contextlib import closing
+from collections.abc import Callable
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
 from seawall.cli import BAD_INPUT
+from seawall.cli.table import bar, clean, table
 
 if TYPE_CHECKING:
     from seawall.saga.look import Look
-    from seawall.saga.port import Row
+    from seawall.saga.port import Journal, Row
 
 Url = Annotated[str, Parameter(env_var="SEAWALL_SAGAS")]
 Flag = Annotated[bool, Parameter(negative=())]
@@ -26,15 +25,27 @@ Flag = Annotated[bool, Parameter(negative=())]
 
 def read_journal(url: str, run: Callable[[Any], Any]) -> Any:
     """Run queries on a journal that is there. Raises ValueError or JournalError."""
-    from seawall.saga.journals import open_journal
-
-    refuse_missing(url)
-    journal = open_journal(url)
+    journal = found_journal(url)
     journal.open()
     try:
         return journal.read(run)
     finally:
         journal.close()
+
+
+def found_journal(url: str) -> Journal:
+    """The journal of a URL. Looking must not make one: a slip in a path would look like an empty one. Raises ValueError."""
+    from seawall.saga.journals import open_journal
+
+    journal = open_journal(url)
+    if not journal.there():
+        raise ValueError(f"there is no journal at {shown(url)}; look at --url, or start the service that keeps it")
+    return journal
+
+
+def shown(url: str) -> str:
+    """A URL without its password."""
+    return re.sub(r"(://[^/@:]*):[^@/]*@", r"\1:***@", url)
 
 
 def look_at(url: str, id: str, name: str | None) -> Look:
@@ -43,22 +54,6 @@ def look_at(url: str, id: str, name: str | None) -> Look:
 
     seen: Look = read_journal(url, lambda tx: look(tx, id, name))
     return seen
-
-
-def refuse_missing(url: str) -> None:
-    """Looking must not make a journal: a slip in a path would look like an empty one."""
-    scheme, _, rest = url.partition("://")
-    if scheme == "sqlite" and not (Path(rest[1:]).is_file() and _holds_sagas(Path(rest[1:]))):
-        raise ValueError(f"there is no journal at {url}; look at --url, or start the service that keeps it")
-
-
-def _holds_sagas(file: Path) -> bool:
-    """Whether a SQLite file has the tables of a journal; nothing is written."""
-    try:
-        with closing(sqlite3.connect(f"{file.resolve().as_uri()}?mode=ro", uri=True)) as connection:
-            return bool(connection.execute("SELECT count(*) FROM sqlite_master WHERE name='saga'").fetchone()[0])
-    except sqlite3.DatabaseError:
-        return False
 
 
 def sagas_of(module: str) -> list[Any]:
@@ -87,13 +82,14 @@ def tell(seen: Look, *, payloads: bool) -> None:
     print(f"began {moment(row.created)}, changed {moment(row.updated)}, epoch {row.epoch}, owner {row.owner or 'nobody'}")
     if payloads:
         print(f"input  {clean(row.input or '')}\noutput {clean(row.output or '')}")
-    lines = [("line", "at", "took", "step", "what", "outcome", "attempt", "error")]
+    lines = [("line", "at", "took", "when", "step", "what", "outcome", "attempt", "error")]
     for record in row.records:
-        took = f"{max(0.0, record.ended - record.started):.2f} s"
+        began = record.started or record.ended
+        took, when = f"{max(0.0, record.ended - began):.2f} s", bar(began, record.ended, row.created, row.updated)
         outcome = record.outcome + (f" = {clean(record.result)}" if payloads and record.result is not None else "")
         error = clean(record.error or "")
         ended = moment(record.ended)
-        lines.append((str(record.seq), ended, took, record.step, record.phase, outcome, str(record.attempt), error))
+        lines.append((str(record.seq), ended, took, when, record.step, record.phase, outcome, str(record.attempt), error))
     table(lines)
     waiting = [name for name in (seen.graph.by_name if seen.graph is not None else ()) if name not in facts.done]
     if waiting:
@@ -124,21 +120,9 @@ def row_as_dict(row: Row, *, payloads: bool = False) -> dict[str, Any]:
     return told
 
 
-def table(rows: Sequence[tuple[str, ...]]) -> None:
-    """Print rows in columns; the first one holds their names."""
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    for row in rows:
-        print("  ".join(clean(word).ljust(width) for word, width in zip(row, widths, strict=True)).rstrip())
-
-
 def moment(seconds: float) -> str:
     """A moment as a clock on the wall shows it."""
     return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds))
-
-
-def clean(text: str) -> str:
-    """Without what a terminal would obey."""
-    return "".join(letter if letter.isprintable() else "?" for letter in text)
 
 
 def guarded(act: Callable[[], int]) -> int:

@@ -9,7 +9,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from seawall.cli import BAD_INPUT
-from seawall.cli.saga_telling import Flag, Url, clean, guarded, refuse_missing, row_as_dict
+from seawall.cli.saga_telling import Flag, Url, found_journal, guarded, row_as_dict
+from seawall.cli.table import clean
 
 if TYPE_CHECKING:
     from seawall.saga.operate import Word
@@ -146,7 +147,7 @@ def _say(url: str, id: str, name: str | None, word: Callable[[], Word], *, json:
     from seawall.saga import Sagas
 
     def act() -> int:
-        refuse_missing(url)
+        found_journal(url)
         told = word()
 
         async def work() -> Row:

@@ -115,6 +115,8 @@ def reseeded_after_fork(source: random.Random) -> None:
 _SYSTEM = SystemClock()
 _override: Clock | None = None
 _on_override: list[Callable[[], object]] = []
+system_ticks: Callable[[], int] = time.monotonic_ns
+"""Now, in whole nanoseconds, on the system's clock or the one in its place. Read it here at every use: `override` changes it."""
 
 
 def default() -> Clock:
@@ -129,10 +131,16 @@ def resolve(own: Clock | None) -> Clock:
     return own
 
 
+def ticks(own: Clock | None) -> int:
+    """Now, in whole nanoseconds, on the clock to use for what was given `own`."""
+    return system_ticks() if own is None else int(resolve(own).monotonic() * 1e9)
+
+
 def override(clock: Clock | None) -> Clock | None:
     """Put `clock` in the place of every system clock of this process (None = no more); the one before comes back."""
-    global _override
+    global _override, system_ticks
     before, _override = _override, clock
+    system_ticks = time.monotonic_ns if clock is None else lambda: int(clock.monotonic() * 1e9)
     for callback in _on_override:
         callback()
     return before

@@ -8,6 +8,7 @@ Each runtime has its own cancellation; guards only ever write `except Exception`
 from __future__ import annotations
 
 import contextvars
+import os
 import sys
 import threading
 from collections.abc import Callable, Coroutine
@@ -200,3 +201,12 @@ def refuse_under_loop(verb: str, twin: str) -> None:
     """Raise WrongTwin when a sync verb that may wait is used under a running event loop, which it would block."""
     if loop_is_running():
         raise WrongTwin(f"{verb} may wait and would block the running event loop; use `await {twin}` here")
+
+
+_HAS_GLOBAL_LOCK: Final = getattr(sys, "_is_gil_enabled", lambda: True)()
+
+
+def one_line_is_one_step() -> bool:
+    """Whether no other thread runs within a line that calls nothing, so that lines need no lock: on builds with the global lock,
+    unless SEAWALL_COMPILE=0 in the environment asks for plain code."""
+    return _HAS_GLOBAL_LOCK and os.environ.get("SEAWALL_COMPILE", "1") != "0"

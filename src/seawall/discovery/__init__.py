@@ -3,8 +3,9 @@
 Names are resolved when they are first used, so no registry's driver is loaded before it is opened.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from seawall.core.lazy import lazy
 
 if TYPE_CHECKING:
     from seawall.discovery.addresses import AddressRules as AddressRules
@@ -50,10 +51,4 @@ __all__ = [
     "Watching",
 ]
 
-
-def __getattr__(name: str) -> Any:
-    home = _HOMES.get(name)
-    if home is None:
-        raise AttributeError(f"module 'seawall.discovery' has no attribute {name!r}")
-    value = globals()[name] = getattr(import_module(f"seawall.discovery.{home}"), name)
-    return value
+__getattr__, __dir__ = lazy(__name__, _HOMES)

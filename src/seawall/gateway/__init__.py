@@ -3,8 +3,9 @@
 `gateway.toml` says which requests go to which services; `Gateway` watches their registries, tells Envoy, and keeps it alive.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from seawall.core.lazy import lazy
 
 if TYPE_CHECKING:
     from seawall.gateway.envoy import EnvoyBroken as EnvoyBroken
@@ -23,10 +24,4 @@ _HOMES = {
 
 __all__ = ["EnvoyBroken", "Gateway", "GatewayConfig", "Resources", "retry_headers"]
 
-
-def __getattr__(name: str) -> Any:
-    home = _HOMES.get(name)
-    if home is None:
-        raise AttributeError(f"module 'seawall.gateway' has no attribute {name!r}")
-    value = globals()[name] = getattr(import_module(f"seawall.gateway.{home}"), name)
-    return value
+__getattr__, __dir__ = lazy(__name__, _HOMES)

@@ -10,10 +10,12 @@ import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar, cast
 
+from seawall.core.runtime import one_line_is_one_step
 from seawall.policies.verdict import Events, Note, Ticket
 
 if TYPE_CHECKING:
     from seawall.pipeline.policy import Policy
+    from seawall.policies.limiter_state import LimiterState
 
 P = ParamSpec("P")
 A = TypeVar("A")
@@ -88,6 +90,36 @@ class Cell(Generic[S]):
         except RuntimeError:  # its loop is closed: nobody will ever use the seat, so it passes on
             leave: Callable[..., Any] = cast("Any", self._rule).leave
             self.apply(leave, self._owner.clock.monotonic(), ticket)
+
+
+class GatedCell(Cell["LimiterState"]):
+    """A cell whose state may also be changed without its lock, while nobody holds that: see `at_once`."""
+
+    __slots__ = ()
+
+    def __init__(self, owner: Policy, rule: Rule[LimiterState]) -> None:
+        super().__init__(owner, rule)
+        self.state.plain = not one_line_is_one_step() or self.state.tolerance < 0  # where a key is not one number
+        self.state.reopen()
+
+    def apply(self, step: Callable[Concatenate[LimiterState, P], A], *args: P.args, **kwargs: P.kwargs) -> A:
+        """As ever, with the gate closed meanwhile."""
+        state = self.state
+        with self._lock:
+            state.closed = True
+            try:
+                answer = step(state, *args, **kwargs)
+            finally:
+                state.reopen()
+        events = cast("Events", answer if isinstance(answer, tuple) else getattr(answer, "events", ()))
+        if events:
+            self._tell(events)
+        return answer
+
+    def reopen(self) -> None:
+        """After a fork nobody holds the lock."""
+        super().reopen()
+        self.state.reopen()
 
 
 def _slots(state: Any) -> tuple[str, ...]:

@@ -14,8 +14,6 @@ import builtins
 import functools
 import itertools
 import linecache
-import os
-import sys
 import threading
 import time
 import weakref
@@ -27,7 +25,7 @@ from seawall.core.clock import SystemClock
 from seawall.core.context import DEADLINE, KEY
 from seawall.core.events import ENDED_WELL, Event, everywhere
 from seawall.core.nesting import GENERATED
-from seawall.core.runtime import AT, CHEAP_LOOP, loop_is_running
+from seawall.core.runtime import AT, CHEAP_LOOP, loop_is_running, one_line_is_one_step
 from seawall.pipeline import guard_sync
 from seawall.pipeline.aid import Aid
 from seawall.pipeline.retry import Retry
@@ -44,7 +42,6 @@ MOST_LAYERS: Final = 8  # Python takes no more than 20 blocks in each other, and
 MOST_SOURCES: Final = 1024
 MOST_TYPES: Final = 256
 
-_HAS_GLOBAL_LOCK: Final = getattr(sys, "_is_gil_enabled", lambda: True)()
 _sources: dict[str, CodeType] = {}
 _numbers = itertools.count(1)
 _lock = threading.Lock()
@@ -52,7 +49,7 @@ _lock = threading.Lock()
 
 def enabled() -> bool:
     """Whether guards are compiled in this process."""
-    return _HAS_GLOBAL_LOCK and os.environ.get("SEAWALL_COMPILE", "1") != "0"
+    return one_line_is_one_step()
 
 
 def compiled(pipeline: Pipeline, function: Any, identity: Identity, *, is_async: bool, plain: Callable[..., Any]) -> Any:

@@ -28,10 +28,11 @@ class Guarding(Policy, Generic[S]):
     error: type[Rejected] = Rejected
     told_as: ClassVar[str | None] = None
     """What its events begin with; None = its kind."""
+    cell_kind: ClassVar[type[Cell[Any]]] = Cell
 
     def __init__(self, rule: Rule[S], *, name: str | None, clock: Clock | None) -> None:
         super().__init__(name=name, clock=clock)
-        self.cell: Cell[S] = Cell(self, rule)
+        self.cell: Cell[S] = self.cell_kind(self, rule)
         self.rejected = 0
 
     # --- what a kind of guard says for itself

@@ -6,22 +6,20 @@ from collections.abc import Callable
 
 
 class Switch:
-    """Whether policies act. Read once per call by the plain guards; compiled code is told when it changes."""
+    """Whether policies act. Read once per call by the plain guards; compiled code is told when it changes.
 
-    __slots__ = ("_changed", "_off")
+    off: whether policies pass every call through; change it with `turn`.
+    """
+
+    __slots__ = ("_changed", "off")
 
     def __init__(self) -> None:
-        self._off = False
+        self.off = False
         self._changed: list[Callable[[], object]] = []
 
-    @property
-    def off(self) -> bool:
-        """Whether policies pass every call through."""
-        return self._off
-
-    @off.setter
-    def off(self, off: bool) -> None:
-        self._off = off
+    def turn(self, *, off: bool) -> None:
+        """Let policies pass every call through, or act again."""
+        self.off = off
         for callback in self._changed:
             callback()
 

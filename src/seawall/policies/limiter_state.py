@@ -78,14 +78,17 @@ class LimiterState:
     tat, interval, tolerance, slack: the bucket of calls without a key, in nanoseconds, when the algorithm is one token bucket,
     with slack = tolerance - interval; for all others tolerance is -1 and that bucket stands in the table. fresh: the value of
     keys never seen. The rule's `begin` gives all of these their first values. overflowing: whether new keys share a bucket.
+    closed: whether a key's bucket may only be touched under the lock now, see `at_once`; plain: it always is.
     untold: events that the answer of a fast verb could not carry; the next one that can, does.
     """
 
     __slots__ = (
+        "closed",
         "fresh",
         "interval",
         "meter",
         "overflowing",
+        "plain",
         "queue",
         "queues",
         "slack",
@@ -107,7 +110,12 @@ class LimiterState:
         self.queues: dict[Hashable, deque[Turn]] = {}
         self.table = KeyTable(max_keys, pinned=self.queues)
         self.overflowing = False
+        self.closed = self.plain = True
         self.untold: list[Note | Wake] = []
+
+    def reopen(self) -> None:
+        """The lock is about to be let go: from now on `at_once` may spend, unless somebody waits for a key."""
+        self.closed = self.plain or bool(self.queues)
 
     @property
     def waiting(self) -> int:

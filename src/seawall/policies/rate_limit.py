@@ -133,24 +133,7 @@ class RateLimitRule:
             limit = at + tolerance
             state.tat = new if (new := (tat if (tat := state.tat) > at else at) + state.interval) <= limit else tat
             return new <= limit
-        table = state.table
-        ring, values = table.ring, table.values
-        if ring:  # as KeyTable.sweep, without its calls
-            hand = table.hand - 2
-            table.hand = hand = hand if hand > -2 else len(ring) - 2
-            stale = at - GRACE
-            if values[ring[hand]] <= stale or values[ring[hand + 1]] <= stale:
-                table.evict(stale, state.meter.drained)
-        if state.queues and key in state.queues:
-            return False
-        known = values.get(key)
-        if known is None:
-            return spend(state, at, scope_of(state, at, key), 1) == 0
-        after: int = (known if known > at else at) + state.interval
-        if after - at > tolerance:
-            return False
-        values[key] = after | 0  # a copy of exact size: sums are made with a digit to spare, 16 bytes more for each key
-        return True
+        return self._take_any(state, at, key, cost)
 
     def decide(self, state: LimiterState, now: float, key: Hashable = UNKEYED, cost: int = 1) -> Decision:
         """Spend `cost` if it fits now and nobody waits, and say all there is to say about it."""

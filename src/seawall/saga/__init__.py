@@ -4,8 +4,9 @@
 id="order-42")`
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from seawall.core.lazy import lazy
 
 if TYPE_CHECKING:
     from seawall.saga.context import NOT_DONE as NOT_DONE
@@ -55,14 +56,4 @@ _NAMES = {
 _HOMES = {name: home for home, names in _NAMES.items() for name in names}
 __all__ = sorted(_HOMES)  # noqa: PLE0605  # one list of names, not two
 
-
-def __getattr__(name: str) -> Any:
-    home = _HOMES.get(name)
-    if home is None:
-        raise AttributeError(f"module 'seawall.saga' has no attribute {name!r}")
-    value = globals()[name] = getattr(import_module(f"seawall.saga.{home}"), name)
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted([*globals(), *_HOMES])
+__getattr__, __dir__ = lazy(__name__, _HOMES)

@@ -90,7 +90,7 @@ class Act:
             before = self.name in runner.started or self.action.doubtful
             try:
                 value = await self._call(fn, context, args, timeout, entered, through=None if undo else self.step.options.through)
-                text = None if undo else self._written(value)
+                text, found = (None, None) if undo else self._written(value)
             except Rejected as refusal:
                 note["n"] -= 1
                 if entered[0] and not undo:
@@ -109,7 +109,7 @@ class Act:
                     return  # another branch failed meanwhile: this step counts as possibly started
             else:
                 if not undo:
-                    runner.results[self.name] = runner.read_result(self.name, text)
+                    runner.results[self.name] = found
                 await self.ended("ok", context.attempt, result=text)
                 return
 
@@ -190,17 +190,17 @@ class Act:
                 value = await asyncio.wait_for(self.host.in_thread(carried.run, work), timeout)
         return await value if inspect.isawaitable(value) else value
 
-    def _written(self, value: Any) -> str | None:
-        """The result's text. Raises WrongResult when the step returned what it must not."""
+    def _written(self, value: Any) -> tuple[str | None, Any]:
+        """The result's text, and what it will be read as. Raises WrongResult when the step returned what it must not."""
         what = f"the result of {self.runner.row.name}.{self.name}"
         try:
             text = self.host.codec.write(value, what)
-            if text is None and self.runner.definition.result_types[self.name] in (None, type(None), Any):
-                return None
-            self.host.codec.read(text if text is not None else "null", self.runner.definition.result_types[self.name], what)
+            wanted = self.runner.definition.result_types[self.name]
+            if text is None and wanted in (None, type(None), Any):
+                return None, None
+            return text, self.host.codec.read(text if text is not None else "null", wanted, what)
         except (NotSerialisable, PayloadTooLarge) as error:
             raise WrongResult(f"{error}; the step took effect, so mend its result or its annotation") from error
-        return text
 
     # --- what stands before a step
 
@@ -208,8 +208,7 @@ class Act:
         """Ask the probe about a step in doubt; whether that settled it."""
         answer = await self._probe(context)
         if isinstance(answer, Done):
-            text = self._written(answer.result)
-            self.runner.results[self.name] = self.runner.read_result(self.name, text)
+            text, self.runner.results[self.name] = self._written(answer.result)
             await self.ended("ok", 1, result=text)
             return True
         node = self.runner.graph.by_name[self.name]
@@ -297,8 +296,7 @@ class Act:
             return step.fn(runner.saga, context, runner.input)  # type: ignore[misc]
 
         def append(value: Any) -> Append:
-            text = self._written(value)
-            runner.results[self.name] = runner.read_result(self.name, text)
+            text, runner.results[self.name] = self._written(value)
             now = self.host.now()
             line = Record(0, self.name, "do", "ok", self.action.round, context.attempt, text, None, self.began, now)
             return runner.append_of([line])

@@ -115,6 +115,8 @@ _ENCODER: Final = json.JSONEncoder(default=plain, separators=(",", ":"), allow_n
 
 def restore(value: Any, wanted: Any) -> Any:
     """What JSON said, as the type `wanted`. Raises TypeError or ValueError when it is none."""
+    if type(value) is wanted and wanted in _PLAIN:
+        return value
     if wanted is Any or wanted is object or isinstance(wanted, typing.TypeVar):
         return value
     if wanted is None or wanted is type(None):

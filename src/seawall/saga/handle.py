@@ -41,7 +41,8 @@ class Handle(Generic[Out]):
         limit = None if timeout is None else units.seconds("timeout", timeout)
         waiter = self._sagas.waiter(self.saga_id)
         try:
-            row = await asyncio.wait_for(self._ended(waiter), limit)
+            async with asyncio.timeout(limit):
+                row = await self._ended(waiter)
         except TimeoutError:
             raise ResultTimeout(
                 f"{self.name} {self.id} has not ended within {limit:g} s; ask again, or see why it waits"

@@ -51,7 +51,8 @@ class Call:
     owner; the default (0, 0) is of a sender that has none, and is refused once a higher one was seen. issued: when the
     request was made, in seconds since 1970; None when the sender does not say, and then its age is not judged. undo: whether
     it takes back.
-    tx: the service's own open transaction, a sqlite3 or psycopg connection, or None for the participant's own file.
+    tx: the service's own open transaction (a connection of sqlite3, psycopg or SQLAlchemy, or a session of it), or None for
+    the participant's own file.
     doubtful: told to the function: an earlier attempt may have taken effect.
     Raises BadCall for a value out of range.
     """

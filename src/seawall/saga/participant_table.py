@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
+from seawall.saga.driver import driver_of
 from seawall.saga.journals.alive import Alive
 from seawall.saga.lease import Fence
 from seawall.saga.tombstone import Effect
@@ -31,13 +32,15 @@ class Busy(Exception):
 
 
 class Rows:
-    """The table over one connection of sqlite3 or psycopg, which somebody else commits."""
+    """The table over one connection of sqlite3, psycopg or SQLAlchemy, which somebody else commits."""
 
     def __init__(self, connection: Any) -> None:
-        self.connection = connection
+        self.connection = connection = driver_of(connection)
         self.postgres = not isinstance(connection, sqlite3.Connection)
-        if self.postgres and not type(connection).__module__.startswith("psycopg"):
-            raise TypeError(f"tx must be a sqlite3 or psycopg connection; got {type(connection).__name__}")
+        if self.postgres and not _is_psycopg(connection):
+            raise TypeError(
+                f"tx must be a connection of sqlite3, psycopg (not async) or SQLAlchemy; got {type(connection).__name__}"
+            )
 
     def execute(self, sql: str, values: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
         """Run one statement with `?` for values; its rows."""
@@ -169,6 +172,11 @@ class EffectFile:
                 self._connection.close()
                 self._connection = None
                 self._alive.end()
+
+
+def _is_psycopg(connection: Any) -> bool:
+    kind = type(connection)
+    return kind.__module__.startswith("psycopg") and not kind.__name__.startswith("Async")
 
 
 @contextlib.contextmanager

@@ -89,6 +89,12 @@ class Record:
     started: float = 0.0
     ended: float = 0.0
 
+    def numbered(self, seq: int) -> Record:
+        """The same line in its place of the journal."""
+        return Record(
+            seq, self.step, self.phase, self.outcome, self.round, self.attempt, self.result, self.error, self.started, self.ended
+        )
+
 
 @dataclass(slots=True)
 class Facts:
@@ -107,6 +113,16 @@ class Facts:
     partly: bool = False
     undos: int = 0
     last: int = 0
+
+    def plus(self, lines: Iterable[Record]) -> Facts:
+        """What these facts would be with some more lines; these stay as they are."""
+        more = Facts(
+            dict(self.done), dict(self.undone), dict(self.intents), dict(self.alternates), dict(self.rounds), list(self.order),
+            self.backward, self.whole, self.cause, self.returned, self.partly, self.undos, self.last,
+        )  # fmt: skip
+        for line in lines:
+            more.add(line)
+        return more
 
     def add(self, record: Record) -> None:
         """Take in the next line of the journal."""

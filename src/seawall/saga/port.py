@@ -175,6 +175,10 @@ class Journal(Protocol):
     skew: float
     capabilities: frozenset[str]
 
+    def there(self) -> bool:
+        """Whether there are tables of a journal; nothing is made. Raises JournalError where that cannot be seen."""
+        ...
+
     def open(self) -> None:
         """Connect and bring the tables up to date. Raises JournalError."""
         ...

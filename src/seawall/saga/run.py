@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import copy
 import json
 from typing import Any, Final
 
@@ -261,10 +260,8 @@ class Runner:
 
     def append_of(self, drafts: list[Record], finish: Decision | None = None) -> Append:
         """The append for some lines, with the saga's end if these lines are the last."""
-        from dataclasses import replace
-
-        self._sent = [replace(line, seq=self.facts.last + n) for n, line in enumerate(drafts, 1)]
-        trial = self._trial(self._sent)
+        self._sent = [line.numbered(self.facts.last + n) for n, line in enumerate(drafts, 1)]
+        trial = self.facts.plus(self._sent)
         self._after = trial
         if finish is None:
             written = {line.step for line in self._sent}
@@ -295,14 +292,6 @@ class Runner:
             self.row.status, self.row.output, self.row.error = self._ending.status, self._ending.output, self._ending.error
             self.host.emit(f"saga.{self.row.status}", self.row, cause=self.row.error)
             self.host.ended(self.row)
-
-    def _trial(self, lines: list[Record]) -> Facts:
-        trial = copy.copy(self.facts)
-        trial.done, trial.undone, trial.intents = dict(trial.done), dict(trial.undone), dict(trial.intents)
-        trial.rounds, trial.alternates, trial.order = dict(trial.rounds), dict(trial.alternates), list(trial.order)
-        for line in lines:
-            trial.add(line)
-        return trial
 
     def _end(self, op: Append, status: str, trial: Facts) -> None:
         if status == "completed":

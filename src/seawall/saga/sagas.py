@@ -20,6 +20,7 @@ from seawall.saga import operate, store
 from seawall.saga.codec import LARGEST, Cipher, Codec
 from seawall.saga.commit import Committer
 from seawall.saga.definition import Definition, Saga
+from seawall.saga.driver import adriver_of, driver_of
 from seawall.saga.engines import sagas_class
 from seawall.saga.errors import DefinitionError, InputChanged, UnknownSaga
 from seawall.saga.handle import Handle
@@ -193,23 +194,19 @@ class Sagas:
         return self._handle(op, found)
 
     async def _start_in(self, tx: Any, op: Start) -> Started:
+        tx = await adriver_of(tx)
         if inspect.iscoroutinefunction(getattr(tx, "execute", None)):
             return await self.journal.astart_in(tx, op)
         return self.journal.start_in(tx, op) if is_local(tx) else await asyncio.to_thread(self.journal.start_in, tx, op)
 
     def start_sync(
-        self,
-        saga: type[Saga[In, Out]] | str,
-        input: In,
-        *,
-        id: str | None = None,
-        tx: Any = None,
+        self, saga: type[Saga[In, Out]] | str, input: In, *, id: str | None = None, tx: Any = None,
         tags: dict[str, str] | None = None,
-    ) -> Handle[Out]:
+    ) -> Handle[Out]:  # fmt: skip
         """The same for a thread without a loop."""
         refuse_under_loop("sagas.start_sync", "sagas.start")
         op = self._start_of(saga, input, id, tags)
-        found = self.journal.start_in(tx, op) if tx is not None else self.committer.send_sync(op)
+        found = self.journal.start_in(driver_of(tx), op) if tx is not None else self.committer.send_sync(op)
         return self._handle(op, found)
 
     def _start_of(self, saga: Any, value: Any, user_id: str | None, tags: dict[str, str] | None) -> Start:

@@ -1,7 +1,8 @@
 """For the tests of people who use Seawall: virtual time, scripted callees, captured events, a fault proxy."""
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from seawall.core.lazy import lazy
 
 if TYPE_CHECKING:
     from seawall.testing.clock import VirtualClock as VirtualClock
@@ -36,9 +37,4 @@ __all__ = [
     "off", "takes",
 ]  # fmt: skip
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module 'seawall.testing' has no attribute {name!r}")
-    value = globals()[name] = getattr(import_module(f"seawall.testing.{_HOMES[name]}"), name)
-    return value
+__getattr__, __dir__ = lazy(__name__, _HOMES)

@@ -47,11 +47,12 @@ def instant() -> Iterator[list[float]]:
 @contextmanager
 def off() -> Iterator[None]:
     """Inside, policies pass every call straight through: no retries, no refusals, no limits."""
-    before, SWITCH.off = SWITCH.off, True
+    before = SWITCH.off
+    SWITCH.turn(off=True)
     try:
         yield
     finally:
-        SWITCH.off = before
+        SWITCH.turn(off=before)
 
 
 @contextmanager

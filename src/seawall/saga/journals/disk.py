@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import warnings
 from pathlib import Path
 from typing import Final
+
+from seawall.saga.errors import JournalError
 
 NETWORK: Final = ("nfs", "nfs4", "cifs", "smb3", "9p", "fuse.sshfs", "ceph", "glusterfs", "afs")
 
 
-def warn_of_networks(path: Path) -> None:
-    """Warn when a journal's file lies where SQLite's locks do not hold."""
+def refuse_networks(path: Path) -> None:
+    """Raises JournalError when a journal's file lies where SQLite's locks do not hold."""
     kind = file_system(path.parent)
     if kind in NETWORK:
-        warnings.warn(
-            f"SW070: the journal {path} lies on {kind}, a network file system, where SQLite's locks do not hold; "
-            "move it to a local disk, or use PostgreSQL",
-            RuntimeWarning,
-            stacklevel=4,
+        raise JournalError(
+            f"the journal {path} lies on {kind}, a network file system, where SQLite's locks do not hold: "
+            "two workers could run one saga; move it to a local disk, or use PostgreSQL"
         )
 
 

@@ -16,8 +16,8 @@ import os
 import queue
 import socket
 import threading
-from collections.abc import Callable, Iterable, Iterator
-from typing import Any, Final, cast
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, Final
 
 import psycopg
 from psycopg.conninfo import conninfo_to_dict
@@ -32,7 +32,7 @@ from seawall.saga.journals import postgres_sql as sql
 from seawall.saga.journals.alive import boot_id
 from seawall.saga.journals.postgres_steps import Ear, run_step
 from seawall.saga.journals.postgres_tx import PostgresTx
-from seawall.saga.journals.schema import migrate
+from seawall.saga.journals.schema import KNOWN, migrate
 from seawall.saga.port import Append, Op, Start, Started, Verb
 from seawall.saga.store import after_end, written
 
@@ -77,6 +77,12 @@ class PostgresJournal:
         self._readers: queue.SimpleQueue[Connection] = queue.SimpleQueue()
 
     # --- opening and closing
+
+    def there(self) -> bool:
+        """Whether the database has our tables; nothing is made. Raises JournalError when it cannot be reached."""
+        with self.translated(), psycopg.connect(self._url, autocommit=True, connect_timeout=10, row_factory=tuple_row) as asked:
+            found = asked.execute(KNOWN["postgres"]).fetchone()
+        return bool(found and found[0])
 
     def open(self) -> None:
         """Connect and make or check the tables. Raises JournalError."""
@@ -143,34 +149,36 @@ class PostgresJournal:
         """Run a batch in one transaction, which is one statement when it holds nothing but appends."""
         with self._writing:
             writer = self._write_connection()
-            simple = all(isinstance(op, Append) and not op.ends for op in ops)
-            if simple and sync == self._sync_by_itself and len({op.id for op in ops if isinstance(op, Append)}) == len(ops):
+            starts, appends, verbs = _sorted(ops)
+            if sync == self._sync_by_itself and _simple(appends, verbs):
                 tx = PostgresTx(writer)
-                results = self._appends(tx, cast(list[Append], ops))
-                self._ring(tx.woken)
-                return results
-            with self._transaction(writer, sync=sync) as tx:
-                if any(op.locks if isinstance(op, Verb) else isinstance(op, Append) and op.ends for op in ops):
-                    tx.lock_locks()  # first of all, so that no two of us wait for each other's rows
-                results = self._all(tx, ops)
+                results = self._in_one(tx, starts, appends)
+            else:
+                with self._transaction(writer, sync=sync) as tx:
+                    if any(op.ends for op in appends) or any(op.locks for op in verbs):
+                        tx.lock_locks()  # first of all, so that no two of us wait for each other's rows
+                    results = self._all(tx, starts, appends, verbs)
             self._ring(tx.woken)
-            return results
+            return [results[id(op)] for op in ops]
 
-    def _all(self, tx: PostgresTx, ops: list[Op]) -> list[Any]:
-        results: dict[int, Any] = {}
-        starts = [op for op in ops if isinstance(op, Start)]
-        appends = [op for op in ops if isinstance(op, Append)]
-        for start, found in zip(starts, self._starts(tx, starts) if starts else (), strict=True):
-            results[id(start)] = found
+    def _in_one(self, tx: PostgresTx, starts: list[Start], appends: list[Append]) -> dict[int, Any]:
+        """What is no more than starts and appends, in one statement, which is its own transaction."""
+        if not starts or not appends:
+            found = self._starts(tx, starts) if starts else self._appends(tx, appends)
+            return _by_op([*starts, *appends], found)
+        rows = tx.connection.execute(sql.BOTH, (*sql.starts(starts), *sql.appends(appends))).fetchall()
+        kept = {row[0] for row in rows}
+        return _by_op([*starts, *appends], [*self._started(tx, starts, kept), *self._kept(tx, appends, kept)])
+
+    def _all(self, tx: PostgresTx, starts: list[Start], appends: list[Append], verbs: list[Verb]) -> dict[int, Any]:
+        results = _by_op(starts, self._starts(tx, starts) if starts else [])
         for group in sql.rounds(appends):
-            for append, lost in zip(group, self._appends(tx, group), strict=True):
-                results[id(append)] = lost
-                if append.ends and lost is None:
-                    after_end(tx, append.id)
-        for op in ops:
-            if isinstance(op, Verb):
-                results[id(op)] = self._verb(tx, op, alone=len(ops) == 1)
-        return [results[id(op)] for op in ops]
+            results |= _by_op(group, self._appends(tx, group))
+        for append in appends:
+            if append.ends and results[id(append)] is None:
+                after_end(tx, append.id)
+        alone = len(starts) + len(appends) + len(verbs) == 1
+        return results | _by_op(verbs, [self._verb(tx, op, alone=alone) for op in verbs])
 
     def _verb(self, tx: PostgresTx, op: Verb, *, alone: bool) -> Any:
         """One that refuses takes back what it did, and the others stand."""
@@ -183,7 +191,9 @@ class PostgresJournal:
             return refusal
 
     def _starts(self, tx: PostgresTx, ops: list[Start]) -> list[Started]:
-        fresh = {row[0] for row in tx.connection.execute(sql.START, sql.starts(ops)).fetchall()}
+        return self._started(tx, ops, {row[0] for row in tx.connection.execute(sql.START, sql.starts(ops)).fetchall()})
+
+    def _started(self, tx: PostgresTx, ops: list[Start], fresh: set[str]) -> list[Started]:
         tx.woken += [op.id for op in ops if op.owner is None and op.id in fresh]
         return [sql.started(op, self._row_of(tx, op, known=op.id in fresh)) for op in ops]
 
@@ -191,8 +201,9 @@ class PostgresJournal:
         return (op.id, op.input_hash) if known else tx.connection.execute(sql.OLDER, (op.user_id, op.name)).fetchall()[0]
 
     def _appends(self, tx: PostgresTx, ops: list[Append]) -> list[LeaseLost | None]:
-        rows = tx.connection.execute(sql.APPEND, sql.appends(ops)).fetchall()
-        kept = {row[0] for row in rows}
+        return self._kept(tx, ops, {row[0] for row in tx.connection.execute(sql.APPEND, sql.appends(ops)).fetchall()})
+
+    def _kept(self, tx: PostgresTx, ops: list[Append], kept: set[str]) -> list[LeaseLost | None]:
         tx.woken += [op.id for op in ops if op.release and op.wake == 0.0 and op.id in kept]  # given back: who takes it?
         return [None if op.id in kept else written(tx, op) for op in ops]
 
@@ -355,3 +366,25 @@ class PostgresJournal:
         ear = Ear(self, self._listen_url, heard)
         ear.start()
         return ear.stop
+
+
+def _sorted(ops: list[Op]) -> tuple[list[Start], list[Append], list[Verb]]:
+    """A batch by kinds, each in its order."""
+    kinds: tuple[list[Start], list[Append], list[Verb]] = ([], [], [])
+    for op in ops:
+        if isinstance(op, Start):
+            kinds[0].append(op)
+        elif isinstance(op, Append):
+            kinds[1].append(op)
+        else:
+            kinds[2].append(op)
+    return kinds
+
+
+def _simple(appends: list[Append], verbs: list[Verb]) -> bool:
+    """Whether one statement can say it all: no verbs, no ends that others wait for, each saga once."""
+    return not verbs and not any(op.ends for op in appends) and len({op.id for op in appends}) == len(appends)
+
+
+def _by_op(ops: Sequence[Op], results: Iterable[Any]) -> dict[int, Any]:
+    return {id(op): result for op, result in zip(ops, results, strict=True)}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import re
+from collections.abc import Sequence
 from typing import Any, Final
 
 from seawall.saga.errors import JournalError, JournalFull, JournalLocked, JournalMissing, JournalReadOnly
@@ -13,18 +14,16 @@ NOW: Final = "extract(epoch FROM clock_timestamp())::float8"
 CHANNEL: Final = "seawall_saga"
 LONGEST_CALL: Final = 200  # ids in one NOTIFY, whose payload ends at 8000 bytes
 
-START: Final = f"""INSERT INTO saga (id, name, version, def_hash, user_key, input_hash, input, status, epoch, stamp, owner,
+_NEW: Final = """INSERT INTO saga (id, name, version, def_hash, user_key, input_hash, input, status, epoch, stamp, owner,
     wake_at, deadline, parent, tags, created, updated)
   SELECT o.id, o.name, o.version, o.def_hash, o.user_key, o.input_hash, o.input,
     CASE WHEN o.owner IS NULL THEN 'pending' ELSE 'running' END, CASE WHEN o.owner IS NULL THEN 0 ELSE 1 END, 0, o.owner, m.now,
     m.now + o.deadline, o.parent, o.tags, m.now, m.now
-  FROM unnest(%s::text[], %s::text[], %s::int[], %s::text[], %s::text[], %s::text[], %s::text[], %s::float8[], %s::text[],
-    %s::text[], %s::text[]) AS o(id, name, version, def_hash, user_key, input_hash, input, deadline, parent, tags, owner),
-    (SELECT {NOW} AS now) AS m
+  FROM m, unnest(%s::text[], %s::text[], %s::int[], %s::text[], %s::text[], %s::text[], %s::text[], %s::float8[], %s::text[],
+    %s::text[], %s::text[]) AS o(id, name, version, def_hash, user_key, input_hash, input, deadline, parent, tags, owner)
   ON CONFLICT (user_key, name) DO NOTHING RETURNING id, input_hash"""
 
-APPEND: Final = f"""WITH m AS MATERIALIZED (SELECT {NOW} AS now),
-  kept AS (
+_KEPT: Final = """kept AS (
     UPDATE saga s SET stamp=o.stamp, status=o.status,
       wake_at=CASE WHEN o.parks AND s.attention=1 THEN m.now ELSE m.now + o.wake END,
       owner=CASE WHEN o.release THEN NULL ELSE s.owner END, touched=o.touched, notes=o.notes, output=o.output, error=o.error,
@@ -40,8 +39,11 @@ APPEND: Final = f"""WITH m AS MATERIALIZED (SELECT {NOW} AS now),
     SELECT l.* FROM unnest(%s::text[], %s::int[], %s::text[], %s::text[], %s::text[], %s::int[], %s::int[], %s::text[],
       %s::text[], %s::text[], %s::int[], %s::float8[], %s::float8[])
       AS l(saga_id, seq, step, phase, outcome, round, attempt, result, error, worker, epoch, started, ended)
-    JOIN kept k ON k.id=l.saga_id)
-  SELECT id FROM kept"""
+    JOIN kept k ON k.id=l.saga_id)"""
+_MOMENT: Final = f"WITH m AS MATERIALIZED (SELECT {NOW} AS now)"
+START: Final = f"{_MOMENT} {_NEW}"
+APPEND: Final = f"{_MOMENT}, {_KEPT} SELECT id FROM kept"
+BOTH: Final = f"{_MOMENT}, fresh AS ({_NEW}), {_KEPT} SELECT id FROM fresh UNION ALL SELECT id FROM kept"
 
 REGISTER: Final = f"""INSERT INTO saga_worker (id, boot, until, host, pid, hashes, since)
   VALUES (%s, %s, {NOW} + %s, %s, %s, %s, {NOW})"""
@@ -86,12 +88,13 @@ def problem(place: str, error: BaseException, state: str | None) -> JournalError
     return kind(f"the journal {place}: {advice} ({said})") if advice else JournalError(f"the journal {place}: {said}")
 
 
-def starts(ops: list[Start]) -> tuple[list[Any], ...]:
+def starts(ops: list[Start]) -> tuple[str, ...]:
     """The columns of a batch of starts."""
     return (
-        [op.id for op in ops], [op.name for op in ops], [op.version for op in ops], [op.hash for op in ops],
-        [op.user_id for op in ops], [op.input_hash for op in ops], [op.input for op in ops], [op.deadline for op in ops],
-        [op.parent for op in ops], [op.tags for op in ops], [op.owner for op in ops],
+        texts([op.id for op in ops]), texts([op.name for op in ops]), numbers([op.version for op in ops]),
+        texts([op.hash for op in ops]), texts([op.user_id for op in ops]), texts([op.input_hash for op in ops]),
+        texts([op.input for op in ops]), numbers([op.deadline for op in ops]), texts([op.parent for op in ops]),
+        texts([op.tags for op in ops]), texts([op.owner for op in ops]),
     )  # fmt: skip
 
 
@@ -101,20 +104,37 @@ def started(op: Start, row: tuple[Any, ...] | None) -> Started:
     return Started(row[0], row[1], new=row[0] == op.id)
 
 
-def appends(ops: list[Append]) -> tuple[list[Any], ...]:
+def appends(ops: list[Append]) -> tuple[str, ...]:
     """The columns of a batch of appends, then those of their records."""
     lines = [(op, record) for op in ops for record in op.records]
     return (
-        [op.id for op in ops], [op.owner for op in ops], [op.epoch for op in ops], [op.stamp for op in ops],
-        [op.after for op in ops],
-        [op.status for op in ops], [parks(op) for op in ops], [op.wake for op in ops], [op.release for op in ops],
-        [op.touched for op in ops], [op.notes for op in ops], [op.output for op in ops], [op.error for op in ops],
-        [bool(op.records) for op in ops],
-        [op.id for op, _ in lines], [r.seq for _, r in lines], [r.step for _, r in lines], [r.phase for _, r in lines],
-        [r.outcome for _, r in lines], [r.round for _, r in lines], [r.attempt for _, r in lines], [r.result for _, r in lines],
-        [r.error for _, r in lines], [op.owner for op, _ in lines], [op.epoch for op, _ in lines],
-        [r.started for _, r in lines], [r.ended for _, r in lines],
+        texts([op.id for op in ops]), texts([op.owner for op in ops]), numbers([op.epoch for op in ops]),
+        numbers([op.stamp for op in ops]), numbers([op.after for op in ops]), texts([op.status for op in ops]),
+        truths([parks(op) for op in ops]), numbers([op.wake for op in ops]), truths([op.release for op in ops]),
+        texts([op.touched for op in ops]), texts([op.notes for op in ops]), texts([op.output for op in ops]),
+        texts([op.error for op in ops]), truths([bool(op.records) for op in ops]),
+        texts([op.id for op, _ in lines]), numbers([r.seq for _, r in lines]), texts([r.step for _, r in lines]),
+        texts([r.phase for _, r in lines]), texts([r.outcome for _, r in lines]), numbers([r.round for _, r in lines]),
+        numbers([r.attempt for _, r in lines]), texts([r.result for _, r in lines]), texts([r.error for _, r in lines]),
+        texts([op.owner for op, _ in lines]), numbers([op.epoch for op, _ in lines]),
+        numbers([r.started for _, r in lines]), numbers([r.ended for _, r in lines]),
     )  # fmt: skip
+
+
+def texts(values: list[str | None]) -> str:
+    """An array of text as the server reads it; the driver's own way takes three times as long."""
+    told = ("NULL" if value is None else '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"' for value in values)
+    return "{" + ",".join(told) + "}"
+
+
+def numbers(values: Sequence[float | None]) -> str:
+    """An array of numbers."""
+    return "{" + ",".join(["NULL" if value is None else repr(value) for value in values]) + "}"
+
+
+def truths(values: list[bool]) -> str:
+    """An array of truth values."""
+    return "{" + ",".join(["t" if value else "f" for value in values]) + "}"
 
 
 def rounds(ops: list[Append]) -> list[list[Append]]:

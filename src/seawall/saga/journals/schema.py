@@ -56,6 +56,10 @@ WORDS: Final = {
         "serial": "BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY",
     },
 }
+KNOWN: Final = {
+    "sqlite": "SELECT count(*) FROM sqlite_master WHERE name='saga_meta'",
+    "postgres": "SELECT count(*) FROM pg_tables WHERE tablename='saga_meta' AND schemaname=current_schema()",
+}
 COLUMNS: Final = (
     "id, name, version, def_hash, user_key, input, status, epoch, owner, wake_at, deadline, parent, notes, takeovers, cancel, "
     "output, error, created, updated, tags, input_hash, touched"
@@ -68,10 +72,7 @@ def migrate(execute: Callable[..., Sequence[Any]], kind: str, place: str) -> Non
 
     Raises JournalTooNew when they are newer than that.
     """
-    known = "SELECT count(*) FROM sqlite_master WHERE name='saga_meta'"
-    if kind == "postgres":
-        known = "SELECT count(*) FROM pg_tables WHERE tablename='saga_meta' AND schemaname=current_schema()"
-    rows = execute("SELECT value FROM saga_meta WHERE key='version'") if execute(known)[0][0] else []
+    rows = execute("SELECT value FROM saga_meta WHERE key='version'") if execute(KNOWN[kind])[0][0] else []
     found, newest = int(rows[0][0]) if rows else 0, len(MIGRATIONS)
     if found > newest:
         raise JournalTooNew(

@@ -31,9 +31,9 @@ from seawall.saga.errors import (
     LeaseLost,
 )
 from seawall.saga.journals.alive import Alive, boot_id
-from seawall.saga.journals.disk import warn_of_networks
+from seawall.saga.journals.disk import refuse_networks
 from seawall.saga.journals.limit import limited
-from seawall.saga.journals.schema import migrate, outbox
+from seawall.saga.journals.schema import KNOWN, migrate, outbox
 from seawall.saga.port import Append, Op, Start, Started, Tx, Verb, parks
 from seawall.saga.store import after_end, written
 
@@ -115,11 +115,21 @@ class SqliteJournal:
 
     # --- opening and closing
 
+    def there(self) -> bool:
+        """Whether the file is there and has our tables; nothing is written."""
+        if not self.path.is_file():
+            return False
+        try:
+            with contextlib.closing(sqlite3.connect(f"{self.path.resolve().as_uri()}?mode=ro", uri=True)) as connection:
+                return bool(connection.execute(KNOWN["sqlite"]).fetchone()[0])
+        except sqlite3.DatabaseError:
+            return False
+
     def open(self) -> None:
-        """Open the file and make or check the tables. Raises JournalError and warns on a network file system."""
+        """Open the file and make or check the tables. Raises JournalError, also on a network file system."""
         if not self.path.parent.is_dir():
             raise JournalMissing(f"the journal {self.path} cannot be made: there is no folder {self.path.parent}")
-        warn_of_networks(self.path)
+        refuse_networks(self.path)
         try:
             self._turn = os.open(f"{self.path}-turn", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             self._writer = self._connect()
