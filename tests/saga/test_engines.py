@@ -23,7 +23,7 @@ from seawall.saga import InputChanged, NotAllowed, SagaCompensated, Sagas, SagaS
 HERE = Path(__file__).parent
 WHOLE = {"plane", "hotel", "pay", "tell"}
 # To add a place: its name here, its URL in `place`. Engines that are not installed are skipped, and say so.
-PLACES = ("sqlite", "temporal")
+PLACES = ("sqlite", "postgres", "temporal")
 
 
 class Place:
@@ -68,6 +68,9 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
     kind = request.param
     if kind == "sqlite":
         return Place(kind, f"sqlite:///{tmp_path}/sagas.db", {"poll": 0.05, "lease": 2.0, "grace": 0.5}, ledger)
+    if kind == "postgres":
+        url = request.getfixturevalue("postgres").database()
+        return Place(kind, url, {"poll": 0.05, "lease": 2.0, "grace": 0.5}, ledger)
     if kind == "temporal":
         pytest.importorskip("temporalio", reason="the engine is an extra")
         namespace = request.getfixturevalue("temporal")

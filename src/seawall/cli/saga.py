@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any, Literal
 
-from seawall.cli.saga_telling import Flag, Url, as_dict, guarded, look_at, read_journal, row_as_dict, sagas_of, tell
+from seawall.cli.saga_telling import Flag, Url, as_dict, guarded, look_at, read_journal, row_as_dict, rows_of, sagas_of, tell
 from seawall.cli.table import clean, table
 
 UNSAFE = 1
@@ -92,10 +92,10 @@ def ls(*, url: Url, status: list[Status] | None = None, name: str | None = None,
     json
         Print JSON.
     """
-    from seawall.saga.look import length, listed
+    from seawall.saga.look import length
 
     def act() -> int:
-        rows = read_journal(url, lambda tx: listed(tx, statuses=status or (), name=name, limit=limit))
+        rows = rows_of(url, statuses=status or (), name=name, limit=limit)
         if json:
             print(codec.dumps([row_as_dict(row) for row in rows], indent=1))
             return 0

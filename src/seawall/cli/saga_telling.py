@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import importlib
 import re
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 from cyclopts import Parameter
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from seawall.saga.look import Look
     from seawall.saga.port import Journal, Row
 
+T = TypeVar("T")
 Url = Annotated[str, Parameter(env_var="SEAWALL_SAGAS")]
 Flag = Annotated[bool, Parameter(negative=())]
 
@@ -48,10 +50,35 @@ def shown(url: str) -> str:
     return re.sub(r"(://[^/@:]*):[^@/]*@", r"\1:***@", url)
 
 
+def on_engine(url: str, ask: Callable[[Any], Awaitable[T]]) -> T:
+    """Ask the engine of others that a URL names."""
+    from seawall.saga import Sagas
+
+    async def work() -> T:
+        async with Sagas(url, name="operator", worker=False) as sagas:
+            return await ask(sagas)
+
+    return asyncio.run(work())
+
+
+def rows_of(url: str, *, statuses: Sequence[str], name: str | None, limit: int) -> list[Row]:
+    """The newest sagas of a journal, or of an engine."""
+    from seawall.saga.engines import engine_path
+    from seawall.saga.look import listed
+
+    if engine_path(url) is not None:
+        return on_engine(url, lambda sagas: sagas.list(name=name, statuses=statuses, limit=limit))
+    found: list[Row] = read_journal(url, lambda tx: listed(tx, statuses=statuses, name=name, limit=limit))
+    return found
+
+
 def look_at(url: str, id: str, name: str | None) -> Look:
     """One saga whole. Raises UnknownSaga."""
-    from seawall.saga.look import look
+    from seawall.saga.engines import engine_path
+    from seawall.saga.look import look, look_of
 
+    if engine_path(url) is not None:
+        return look_of(on_engine(url, lambda sagas: sagas.engine.find(id, name)), time.time())
     seen: Look = read_journal(url, lambda tx: look(tx, id, name))
     return seen
 

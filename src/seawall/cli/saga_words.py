@@ -145,9 +145,11 @@ def _word(verb: str, actor: str, reason: str, step: str | None = None, value: st
 
 def _say(url: str, id: str, name: str | None, word: Callable[[], Word], *, json: bool) -> int:
     from seawall.saga import Sagas
+    from seawall.saga.engines import engine_path
 
     def act() -> int:
-        found_journal(url)
+        if engine_path(url) is None:
+            found_journal(url)
         told = word()
 
         async def work() -> Row:

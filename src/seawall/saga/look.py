@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from seawall.saga import store
+from seawall.saga.definition import graph_of
 from seawall.saga.diff import Change, changes, unsafe
 from seawall.saga.journals.schema import COLUMNS
 from seawall.saga.operate import BY_EVENTS, DYNAMIC, graph_for
@@ -42,12 +43,13 @@ class Said:
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """One saga whole, at the moment `now`. graph: None for one whose steps are only known as it goes, or that goes by events."""
+    """One saga whole, at the moment `now`. graph: None for one whose steps are only known as it goes, or that goes by events.
+    workers: None where an engine of others hands out the work and knows who lives."""
 
     row: Row
     graph: Graph | None
     facts: Facts
-    workers: tuple[WorkerSeen, ...]
+    workers: tuple[WorkerSeen, ...] | None
     said: tuple[Said, ...]
     blocked_by: dict[str, str]
     now: float
@@ -89,6 +91,12 @@ def look(tx: Tx, user_id: str, name: str | None = None) -> Look:
         row, graph, fold(row.records), workers(tx), tuple(Said(*line) for line in said),
         {target: f"{holder} {key}" for target, holder, key in blocked}, tx.now(),
     )  # fmt: skip
+
+
+def look_of(row: Row, now: float) -> Look:
+    """The same of a saga on an engine, as far as its row tells. Operators' words are in the engine's own history."""
+    graph = None if row.graph is None else graph_of(row.graph)
+    return Look(row, graph, fold(row.records), None, (), {}, now)
 
 
 def why(seen: Look) -> list[str]:
@@ -154,6 +162,8 @@ def _next(seen: Look) -> Iterator[str]:
 
 def _owner(seen: Look) -> Iterator[str]:
     row = seen.row
+    if seen.workers is None:
+        return
     owner = next((worker for worker in seen.workers if worker.id == row.owner), None)
     if row.owner is not None:
         where = f" on {owner.host}, process {owner.pid}" if owner is not None else ""
@@ -217,8 +227,6 @@ class Moving:
 
 def moving(tx: Tx, name: str, version: int, hash_: str, graph: Graph) -> list[Moving]:
     """Hold a definition against every other one of its name that has sagas in flight. Reads each such saga's journal."""
-    from seawall.saga.definition import graph_of
-
     found = []
     rows = tx.execute("SELECT hash, version, graph FROM saga_definition WHERE name=? AND hash<>? ORDER BY version", (name, hash_))
     for old_hash, old_version, text in rows:

@@ -92,7 +92,7 @@ Op = Start | Append | Verb
 @dataclass(slots=True)
 class Row:
     """One saga as it stands. Moments are seconds since 1970 by the database's clock. before: what an owner before may have
-    started, as JSON; None = not known."""
+    started, as JSON; None = not known. graph: its definition as text, from where there is no table of them."""
 
     id: str
     name: str
@@ -117,6 +117,7 @@ class Row:
     input_hash: str = ""
     before: str | None = None
     clean: bool = False
+    graph: str | None = None
     records: list[Record] = field(default_factory=list)
 
 

@@ -127,7 +127,7 @@ class Interpreter:
         return {
             "status": status, "error": error, "records": [list(_line(record)) for record in self.records], "notes": self.notes,
             "epoch": self.epoch, "answers": self.answers, "signals": sorted(self.signals), "output": self.output.get("text"),
-            "busy": sorted(self.busy),
+            "busy": sorted(self.busy), "graph": self.brief["graph"], "deadline": self.brief["deadline"],
         }  # fmt: skip
 
     def status(self) -> tuple[str, str | None]:

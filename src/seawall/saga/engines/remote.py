@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any, Protocol, cast
 
 from seawall.core.clock import Clock
-from seawall.saga.act import Act, Postponed
+from seawall.saga.act import Act
 from seawall.saga.codec import Codec
 from seawall.saga.context import Context
 from seawall.saga.definition import Definition
@@ -16,6 +16,7 @@ from seawall.saga.errors import SagaError
 from seawall.saga.lease import Fence
 from seawall.saga.plan import Decision, Do, Facts, Graph, Record, Undo
 from seawall.saga.port import Row
+from seawall.saga.waits import Postponed
 
 
 class Bench(Protocol):

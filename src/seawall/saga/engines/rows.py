@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import uuid
 from typing import TYPE_CHECKING, Any, Final
 
@@ -46,6 +47,8 @@ def with_look(row: Row, told: dict[str, Any]) -> Row:
     """A row with what the saga itself says."""
     row.records = [Record(*line) for line in told["records"]]
     row.epoch, row.error = told["epoch"], told["error"] or row.error
+    row.graph, row.deadline = told["graph"], told["deadline"]
+    row.notes = json.dumps(told["notes"]) if told["notes"] else None
     if row.status not in TERMINAL:
         row.status = told["status"]
     row.updated = max([row.updated, *(record.ended for record in row.records)])

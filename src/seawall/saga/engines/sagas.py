@@ -19,7 +19,8 @@ from seawall.saga.errors import DefinitionError, InputChanged, ResultTimeout, Sa
 from seawall.saga.handle import Handle
 from seawall.saga.operate import Word
 from seawall.saga.port import Row, Start, Started
-from seawall.saga.sagas import Sagas, SagasSnapshot
+from seawall.saga.sagas import Sagas
+from seawall.saga.starting import SagasSnapshot
 
 Out = TypeVar("Out")
 

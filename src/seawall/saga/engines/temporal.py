@@ -151,14 +151,9 @@ class TemporalEngine:
     largest = LARGEST
 
     def __init__(
-        self,
-        sagas: EngineSagas,
-        url: str,
-        *,
-        queue_prefix: str = "seawall",
-        client: Client | None = None,
+        self, sagas: EngineSagas, url: str, *, queue_prefix: str = "seawall", client: Client | None = None,
         continue_after: int | None = None,
-    ) -> None:
+    ) -> None:  # fmt: skip
         parts = urllib.parse.urlsplit(url)
         if not parts.hostname or parts.query or parts.fragment:
             raise ValueError(f'url must read like "temporal://127.0.0.1:7233" or "temporal://host:7233/namespace"; got {url!r}')
