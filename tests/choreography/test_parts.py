@@ -26,7 +26,7 @@ from seawall.choreography import (
 )
 from seawall.choreography.envelope import unwrap, wrap
 from seawall.choreography.inbox import Inbox
-from seawall.choreography.stores import SqliteStore
+from seawall.choreography.stores.sqlite import SqliteStore
 from seawall.demo import choreography as shop
 
 
@@ -108,7 +108,7 @@ def _named(name: str) -> Any:
 def test_an_event_lives_and_dies_with_the_business_transaction(kind: str, tmp_path: Path) -> None:
     """The outbox is worth nothing if a rolled-back order is announced, or a committed one is not."""
     path = tmp_path / "o.db"
-    asyncio.run(SqliteStore(f"sqlite:///{path}").close())
+    asyncio.run(SqliteStore(f"sqlite:///{path}").open())
     engine = create_engine(f"sqlite:///{path}")
     for commit in (False, True):
         if kind == "sqlite3":
@@ -156,8 +156,8 @@ def test_a_repeat_is_dropped_and_poison_goes_to_the_dead_letters_and_back(tmp_pa
             assert await service.inbox.dead() == []
             with pytest.raises(ChoreographyError, match="no dead letter"):
                 await service.replay(dead[0][0])
-            async with service.store.transaction() as connection:
-                assert connection.execute("SELECT order_id FROM done").fetchall() == [("good",), ("bad",)]
+            async with service.store.transaction() as session:
+                assert await session.run("SELECT order_id FROM done") == [("good",), ("bad",)]
 
     asyncio.run(story())
 
@@ -167,6 +167,8 @@ def test_of_two_relays_one_works_and_the_other_takes_over(tmp_path: Path) -> Non
 
     async def story() -> None:
         first, second = SqliteStore(f"sqlite:///{tmp_path}/r.db"), SqliteStore(f"sqlite:///{tmp_path}/r.db")
+        await first.open()
+        await second.open()
         assert [await first.lead(), await second.lead(), await first.lead()] == [True, False, True]
         await first.close()
         assert await second.lead()
@@ -185,8 +187,8 @@ def test_republishing_what_the_broker_lost_handles_nothing_twice(tmp_path: Path)
             await sent(service, 4)
             assert await service.relay.republish(0.0) == 4
             await sent(service, 8)
-            async with service.store.transaction() as connection:
-                assert connection.execute("SELECT what FROM done").fetchall() == [("charge",), ("reserve",), ("complete",)]
+            async with service.store.transaction() as session:
+                assert await session.run("SELECT what FROM done") == [("charge",), ("reserve",), ("complete",)]
             service.relay.retention = 0.0
             assert await service.relay.sweep(at_once=True) == 4
 
@@ -222,8 +224,8 @@ def test_a_late_saga_is_marked_and_announced_once(tmp_path: Path) -> None:
             async with asyncio.timeout(30):
                 while not told:
                     await asyncio.sleep(0.01)
-            async with service.store.transaction() as connection:
-                ((error,),) = connection.execute("SELECT error FROM saga WHERE user_key='a'").fetchall()
+            async with service.store.transaction() as session:
+                ((error,),) = await session.run("SELECT error FROM saga WHERE user_key='a'")
             assert "timeout" in error or "PaymentDeclined" in error
             assert await tracker.overdue() == []
             assert told == ["a"]
@@ -246,10 +248,11 @@ def test_an_event_that_cannot_be_sent_holds_back_its_own_key_and_dies_after_n(tm
 
     async def story() -> None:
         store, broker = SqliteStore(f"sqlite:///{tmp_path}/o.db"), Choosy()
+        await store.open()
         inbox, relay = Inbox(store), Relay(store, broker, tries=3, backoff=0.001)  # type: ignore[arg-type]
-        async with store.transaction() as connection:
+        async with store.transaction() as session:
             for total, key in enumerate(["bad", "good", "bad", "good"]):
-                write(connection, "orders", shop.OrderCreated(key, total), correlation=key)
+                write(session.connection, "orders", shop.OrderCreated(key, total), correlation=key)
         assert await relay.once() == 2
         assert broker.got == [("good", 1), ("good", 3)]
         async with asyncio.timeout(30):

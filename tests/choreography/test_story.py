@@ -34,7 +34,7 @@ async def ended(path: Path, count: int, seconds: float = 15) -> dict[str, str]:
 def done(path: Path) -> dict[str, list[str]]:
     connection = sqlite3.connect(path)
     found: dict[str, list[str]] = {}
-    for order, what in connection.execute("SELECT order_id, what FROM done ORDER BY n"):
+    for order, what in connection.execute("SELECT order_id, what FROM done ORDER BY rowid"):
         found.setdefault(order, []).append(what)
     connection.close()
     return found

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from seawall.choreography.errors import EventError as EventError
     from seawall.choreography.errors import GraphError as GraphError
     from seawall.choreography.outbox import Tx as Tx
+    from seawall.choreography.outbox import awrite as awrite
     from seawall.choreography.outbox import write as write
     from seawall.choreography.relay import Relay as Relay
     from seawall.choreography.tracker import Tracker as Tracker
@@ -28,7 +29,7 @@ _NAMES = {
     "choreography": ("Choreography", "Service"),
     "envelope": ("Envelope", "event", "upcast"),
     "errors": ("ChoreographyError", "EventError", "GraphError"),
-    "outbox": ("Tx", "write"),
+    "outbox": ("Tx", "awrite", "write"),
     "relay": ("Relay",),
     "tracker": ("Tracker",),
 }

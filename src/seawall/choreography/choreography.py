@@ -14,9 +14,9 @@ from seawall.choreography.envelope import Envelope, kind_of, wrap
 from seawall.choreography.errors import ChoreographyError, EventError, GraphError
 from seawall.choreography.graph import Graph, Handler
 from seawall.choreography.inbox import Inbox
-from seawall.choreography.outbox import Tx, put
+from seawall.choreography.outbox import Tx
 from seawall.choreography.relay import Relay
-from seawall.choreography.stores import Store, open_store
+from seawall.choreography.stores.port import Session, Store, open_store
 from seawall.choreography.tracker import Tracker
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -25,20 +25,21 @@ F = TypeVar("F", bound=Callable[..., Any])
 class Choreography:
     """The events of one saga and who reacts to them.
 
-    name: the topic. store: "sqlite:///FILE", where the outbox and the inbox are; the business rows belong beside them. broker:
-    "memory:" (one process, the default) or "nats://127.0.0.1:4222". correlation: the field of every event that says which saga it
-    belongs to. starts, ends: events that come from outside, and that end the saga. Raises GraphError when started, if the graph
-    cannot work.
+    name: the topic. store: "sqlite:///FILE" or "postgresql://HOST/DATABASE", where the outbox and the inbox are; the business
+    rows belong beside them. broker: "memory:" (one process, the default) or "nats://127.0.0.1:4222". correlation: the field of
+    every event that says which saga it belongs to. starts, ends: events that come from outside, and that end the saga.
+    ordered: on PostgreSQL, write events under a lock of their correlation, so that they are sent in the order of their
+    commits; on SQLite that is always so. Default False. Raises GraphError when started, if the graph cannot work.
     """
 
     def __init__(
         self, name: str, *, correlation: str, store: str = "", broker: str = "memory:", starts: Iterable[type] = (),
-        ends: Iterable[type] = (),
+        ends: Iterable[type] = (), ordered: bool = False,
     ) -> None:  # fmt: skip
         if not name.replace("-", "").replace("_", "").isalnum():
             raise ChoreographyError(f"name must be of letters, digits, - and _; got {name!r}")
         self.name, self.correlation, self.store, self.broker = name, correlation, store, broker
-        self.starts, self.ends = tuple(starts), tuple(ends)
+        self.starts, self.ends, self.ordered = tuple(starts), tuple(ends), ordered
         self.handlers: dict[str, Handler] = {}
 
     def on(
@@ -100,19 +101,20 @@ class Service:
         self.handlers = [h for h in of.handlers.values() if service is None or h.service == service]
         if service is not None and not self.handlers and tracker is None:
             raise ChoreographyError(f"service must be one that has handlers; got {service!r}")
-        self.inbox = Inbox(store, tries=tries, limit=limit, retention=retention)
+        self.inbox = Inbox(store, topic=of.name, tries=tries, limit=limit, retention=retention, ordered=of.ordered)
         self.relay = Relay(store, broker, **(relay or {}))
         self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
-        """Subscribe, connect, relay."""
+        """Subscribe, connect, relay. Raises ChoreographyError when the database cannot be used."""
+        await self.store.open()
         if self.handlers:
             self.broker.subscribe(self.of.name, f"{self.of.name}-{self.name}", self.deliver)
         if self.tracker is not None:
             await self.tracker.bind(self)
             self.broker.subscribe(self.of.name, f"{self.of.name}-tracker", self.tracker.see)
         await self.broker.start()
-        self._tasks.append(asyncio.create_task(self.relay.run()))
+        self._tasks += [asyncio.create_task(self.relay.run()), asyncio.create_task(self.inbox.keep_house())]
         if self.tracker is not None:
             self._tasks.append(asyncio.create_task(self.tracker.watch()))
 
@@ -133,8 +135,8 @@ class Service:
                 await self.inbox.handle(consumer, envelope, handler.trigger, handler.function, self._maker(handler, envelope))
         self.relay.wake()
 
-    def _maker(self, handler: Handler, envelope: Envelope) -> Callable[[Any], Tx]:
-        return lambda connection: Tx(connection, envelope, self.of.name, self.name, handler.name)
+    def _maker(self, handler: Handler, envelope: Envelope) -> Callable[[Session], Tx]:
+        return lambda session: Tx(session, envelope, self.name, handler.name)
 
     async def publish(self, value: Any, *, traceparent: str | None = None) -> Envelope:
         """Write an event in a transaction of its own; it is on its way when this returns. traceparent: of W3C Trace Context."""
@@ -143,9 +145,12 @@ class Service:
 
     @contextlib.asynccontextmanager
     async def transaction(self) -> AsyncIterator[Begin]:
-        """Your own rows and new events in one commit: `publish(event)` of the block's value; `.connection` is the database's."""
-        async with self.store.transaction() as connection:
-            yield Begin(self, connection)
+        """Your own rows and new events in one commit: call the block's value with an event; `await .run(sql, values)` and
+        `.connection` are the database's."""
+        async with self.store.transaction() as session:
+            begin = Begin(self, session)
+            yield begin
+            await self.inbox.put(session, begin.published)
         self.relay.wake()
 
     async def replay(self, number: int) -> None:
@@ -162,15 +167,16 @@ class Service:
 
 
 class Begin:
-    """The transaction in which a saga begins."""
+    """The transaction in which a saga begins. connection: the driver's own; published: what will be written at its end."""
 
-    __slots__ = ("_service", "connection")
+    __slots__ = ("_service", "connection", "published", "run")
 
-    def __init__(self, service: Service, connection: Any) -> None:
-        self._service, self.connection = service, connection
+    def __init__(self, service: Service, session: Session) -> None:
+        self._service, self.connection, self.run = service, session.connection, session.run
+        self.published: list[Envelope] = []
 
     def __call__(self, value: Any, traceparent: str | None = None) -> Envelope:
-        """Write an event beside your rows."""
+        """Publish an event beside your rows."""
         of = self._service.of
         key = getattr(value, of.correlation, None)
         if not isinstance(key, (str, int)) or key == "":
@@ -178,7 +184,7 @@ class Begin:
                 f"{type(value).__name__} needs the field {of.correlation!r}, a str or int: it says which saga it belongs to"
             )
         envelope = wrap(value, source=self._service.name, correlation=str(key), trace=traceparent)
-        put(self.connection, of.name, envelope)
+        self.published.append(envelope)
         return envelope
 
 

@@ -10,13 +10,16 @@ from typing import Any, Final
 from seawall.choreography.brokers.port import Broker
 from seawall.choreography.envelope import Envelope
 from seawall.choreography.errors import ChoreographyError, EventError
-from seawall.choreography.outbox import run
-from seawall.choreography.stores import Store, now
+from seawall.choreography.stores.port import Session, Store, now
 
 BATCH: Final = 200
-_WAITING: Final = f"""SELECT position, id, aggregateid, payload, attempts, due, aggregatetype FROM outbox
-    WHERE published IS NULL AND (aggregatetype, aggregateid) NOT IN
-    (SELECT aggregatetype, aggregateid FROM outbox WHERE published IS NULL AND due > ?) ORDER BY position LIMIT {BATCH}"""
+_WAITING: Final = """SELECT position, id, aggregateid, payload, attempts, due, aggregatetype FROM outbox
+    WHERE published IS NULL{visible} AND (aggregatetype, aggregateid) NOT IN
+    (SELECT aggregatetype, aggregateid FROM outbox WHERE published IS NULL AND due > ?) ORDER BY position LIMIT {batch}"""
+_VISIBLE: Final = {"sqlite": "", "postgresql": " AND xid < pg_snapshot_xmin(pg_current_snapshot())"}
+_SENT: Final = "UPDATE outbox SET published=?, error=NULL WHERE position IN ({marks})"
+_BURY: Final = "INSERT INTO dead_letter (side, consumer, message_id, payload, error, died) VALUES ('outbox',?,?,?,?,?)"
+SWEPT: Final = 1000
 _log = logging.getLogger("seawall.choreography")
 
 
@@ -42,6 +45,7 @@ class Relay:
         self.store, self.broker = store, broker
         self.every, self.tries, self.backoff, self.longest, self.retention = every, tries, backoff, longest, retention
         self.sent = 0
+        self._waiting = _WAITING.format(visible=_VISIBLE[store.kind], batch=BATCH)
         self._bell = asyncio.Event()
         self._swept = 0.0
 
@@ -67,8 +71,8 @@ class Relay:
 
     async def once(self) -> int:
         """Send one batch; how many the broker has taken. Events of one key one after the other, keys side by side."""
-        async with self.store.transaction() as connection:
-            rows = run(connection, _WAITING, (now(),)).fetchall()
+        async with self.store.transaction() as session:
+            rows = await session.run(self._waiting, (now(),))
         keys: dict[tuple[str, str], list[Any]] = {}
         for row in rows:
             keys.setdefault((row[6], row[2]), []).append(row)
@@ -77,11 +81,11 @@ class Relay:
         done = [position for positions, _ in results for position in positions]
         failed = [failure for _, failure in results if failure is not None]
         if done or failed:
-            async with self.store.transaction() as connection:
-                for position in done:
-                    run(connection, "UPDATE outbox SET published=?, error=NULL WHERE position=?", (now(), position))
+            async with self.store.transaction() as session:
+                if done:
+                    await session.run(_SENT.format(marks=",".join("?" * len(done))), (now(), *done))
                 for row, error in failed:
-                    self._blame(connection, row, error)
+                    await self._blame(session, row, error)
         self.sent += len(done)
         return len(done)
 
@@ -95,33 +99,37 @@ class Relay:
             done.append(row[0])
         return done, None
 
-    def _blame(self, connection: Any, row: Any, error: Exception) -> None:
+    async def _blame(self, session: Session, row: Any, error: Exception) -> None:
         """Note a failed send: later, or with the dead letters. The key's other events wait behind it meanwhile."""
         tries = row[4] + 1
         text = f"{type(error).__name__}: {error}"
         if isinstance(error, EventError) or (self.tries is not None and tries >= self.tries):
-            sql = "INSERT INTO dead_letter (side, consumer, message_id, payload, error, died) VALUES ('outbox',?,?,?,?,?)"
-            run(connection, sql, (row[6], row[1], row[3], text, now()))
-            run(connection, "UPDATE outbox SET published=?, attempts=?, error=? WHERE position=?", (now(), tries, text, row[0]))
+            await session.run(_BURY, (row[6], row[1], row[3], text, now()))
+            await session.run("UPDATE outbox SET published=?, attempts=?, error=? WHERE position=?", (now(), tries, text, row[0]))
             _log.error("event %s is a dead letter: %s", row[1], text)
             return
         due = now() + min(self.longest, self.backoff * 2.0 ** min(tries - 1, 30))
-        run(connection, "UPDATE outbox SET attempts=?, due=?, error=? WHERE position=?", (tries, due, text, row[0]))
+        await session.run("UPDATE outbox SET attempts=?, due=?, error=? WHERE position=?", (tries, due, text, row[0]))
 
     async def sweep(self, *, at_once: bool = False) -> int:
         """Forget what was sent longer ago than the retention, once a minute at most; how many."""
         if not at_once and now() - self._swept < 60:
             return 0
         self._swept = now()
-        async with self.store.transaction() as connection:
-            done = run(connection, "DELETE FROM outbox WHERE published < ?", (now() - self.retention,))
-        return int(done.rowcount)
+        gone = 0
+        while True:
+            async with self.store.transaction() as session:
+                sql = "DELETE FROM outbox WHERE position IN (SELECT position FROM outbox WHERE published < ? LIMIT ?) RETURNING 1"
+                count = len(await session.run(sql, (now() - self.retention, SWEPT)))
+            gone += count
+            if count < SWEPT:
+                return gone
 
     async def republish(self, since: float) -> int:
         """Send again what was written at or after `since` (seconds since 1970): for a broker that lost what it had
         acknowledged. Inboxes drop what they already handled. How many events it will be."""
-        async with self.store.transaction() as connection:
-            sql = "UPDATE outbox SET published=NULL, due=0, attempts=0 WHERE created >= ? AND published IS NOT NULL"
-            done = run(connection, sql, (since,))
+        async with self.store.transaction() as session:
+            sql = "UPDATE outbox SET published=NULL, due=0, attempts=0 WHERE created >= ? AND published IS NOT NULL RETURNING 1"
+            count = len(await session.run(sql, (since,)))
         self.wake()
-        return int(done.rowcount)
+        return count

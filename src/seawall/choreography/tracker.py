@@ -6,16 +6,15 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import sqlite3
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
 from seawall.choreography.envelope import Envelope, wrap
 from seawall.choreography.errors import ChoreographyError
 from seawall.choreography.graph import Graph
-from seawall.choreography.outbox import Tx, put, run
-from seawall.choreography.stores import now
-from seawall.saga.journals.schema import migrate
+from seawall.choreography.outbox import Tx, run
+from seawall.choreography.stores.port import now
+from seawall.saga.journals.schema import MIGRATING, migrate
 
 if TYPE_CHECKING:
     from seawall.choreography.choreography import Service
@@ -52,17 +51,20 @@ class Tracker:
     async def bind(self, service: Service) -> None:
         """Take the store and the graph of a service."""
         self._service, self._graph = service, service.of.graph()
-        async with service.store.transaction() as connection:
-            migrate(lambda sql, values=(): run(connection, sql, values).fetchall(), "sqlite", f"of {service.of.name}")
-            run(connection, _DEFINITION, (self._graph.hash(), service.of.name, self._graph.text(), now()))
+        kind = "postgres" if service.store.kind == "postgresql" else "sqlite"
+        async with service.store.transaction() as session:
+            if kind == "postgres":
+                await session.run(f"SELECT pg_advisory_xact_lock({MIGRATING})")
+            await session.call(
+                migrate, lambda sql, values=(): run(session.connection, sql, values), kind, f"of {service.of.name}"
+            )
+            await session.run(_DEFINITION, (self._graph.hash(), service.of.name, self._graph.text(), now()))
 
     async def see(self, envelope: Envelope) -> None:
         """Note one event, once."""
         service, _ = self._bound()
         name = f"{service.of.name}.tracker"
-        await service.inbox.handle(
-            name, envelope, None, self._note, lambda c: Tx(c, envelope, service.of.name, "tracker", "tracker")
-        )
+        await service.inbox.handle(name, envelope, None, self._note, lambda session: Tx(session, envelope, "tracker", "tracker"))
 
     def _bound(self) -> tuple[Service, Graph]:
         if self._service is None or self._graph is None:
@@ -75,6 +77,7 @@ class Tracker:
         id_ = f"{name}:{envelope.correlationid}"
         deadline = None if self.timeout is None else moment + self.timeout
         tx.execute(_SAGA, (id_, name, graph.hash(), envelope.correlationid, json.dumps(envelope.data), deadline, moment, moment))
+        tx.execute("UPDATE saga SET updated=updated WHERE id=?", (id_,))  # its row is ours: lines get their numbers one by one
         step = envelope.sagastep or envelope.type
         undo = any(h.name == step and h.undoes is not None for h in graph.handlers)
         label = next((h.undoes for h in graph.handlers if h.name == step and h.undoes), step)
@@ -115,19 +118,19 @@ class Tracker:
         while True:
             try:
                 await self.overdue()
-            except (OSError, sqlite3.Error) as error:
+            except Exception as error:  # it looks again in a moment
                 _log.warning("the tracker could not look for late sagas: %s", error)
             await asyncio.sleep(self.every)
 
     async def overdue(self) -> list[str]:
         """Mark the sagas whose time is over, and publish what is to be published; their correlations."""
         service, _ = self._bound()
-        async with service.store.transaction() as connection:
+        async with service.store.transaction() as session:
             why = f"timeout: not over {self.timeout} s after its first event"
-            keys = [key for (key,) in run(connection, _LATE, (why, now(), service.of.name, now())).fetchall()]
-            for key in keys if self.late is not None else ():
-                assert self.late is not None
-                put(connection, service.of.name, wrap(self.late(key), source="tracker", correlation=key))
+            keys = [key for (key,) in await session.run(_LATE, (why, now(), service.of.name, now()))]
+            if self.late is not None:
+                late = self.late
+                await service.inbox.put(session, (wrap(late(key), source="tracker", correlation=key) for key in keys))
         if keys:
             service.relay.wake()
         return keys

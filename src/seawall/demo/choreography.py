@@ -114,18 +114,18 @@ def build(store: str, broker: str = "memory:") -> Choreography:
 
 def note(tx: Tx, order: str, what: str) -> None:
     """A business row without any uniqueness, so that a second committed handling would be seen."""
-    tx.execute("CREATE TABLE IF NOT EXISTS done (n INTEGER PRIMARY KEY, order_id TEXT, what TEXT)")
+    tx.execute("CREATE TABLE IF NOT EXISTS done (order_id TEXT, what TEXT)")
     tx.execute("INSERT INTO done (order_id, what) VALUES (?, ?)", (order, what))
 
 
 async def feed(service: Service, orders: int) -> None:
     """Begin orders, each in one commit with a row of its own, so that a killed feeder goes on where it was."""
     async with service.transaction() as begin:
-        begin.connection.execute("CREATE TABLE IF NOT EXISTS fed (n INTEGER PRIMARY KEY)")
-        first = begin.connection.execute("SELECT COALESCE(MAX(n), 0) FROM fed").fetchone()[0] + 1
+        await begin.run("CREATE TABLE IF NOT EXISTS fed (n INTEGER PRIMARY KEY)")
+        ((first,),) = await begin.run("SELECT COALESCE(MAX(n), 0) + 1 FROM fed")
     for number in range(first, orders + 1):
         async with service.transaction() as begin:
-            begin.connection.execute("INSERT INTO fed VALUES (?)", (number,))
+            await begin.run("INSERT INTO fed VALUES (?)", (number,))
             begin(OrderCreated(f"order-{number}", total_of(number)))
 
 

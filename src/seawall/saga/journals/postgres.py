@@ -17,7 +17,7 @@ import queue
 import socket
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, Final
+from typing import Any
 
 import psycopg
 from psycopg.conninfo import conninfo_to_dict
@@ -32,12 +32,11 @@ from seawall.saga.journals import postgres_sql as sql
 from seawall.saga.journals.alive import boot_id
 from seawall.saga.journals.postgres_steps import Ear, run_step
 from seawall.saga.journals.postgres_tx import PostgresTx
-from seawall.saga.journals.schema import KNOWN, migrate
+from seawall.saga.journals.schema import KNOWN, MIGRATING, migrate
 from seawall.saga.port import Append, Op, Start, Started, Verb
 from seawall.saga.store import after_end, written
 
 Connection = psycopg.Connection[tuple[Any, ...]]
-_MIGRATING: Final = 0x5EA_5A6A  # the advisory lock while tables change
 
 
 class PostgresJournal:
@@ -91,7 +90,7 @@ class PostgresJournal:
                 self._open = True
                 writer = self._write_connection()
                 with writer.transaction():
-                    writer.execute(f"SELECT pg_advisory_xact_lock({_MIGRATING})")
+                    writer.execute(f"SELECT pg_advisory_xact_lock({MIGRATING})")
                     migrate(PostgresTx(writer).execute, "postgres", self._place)
         except psycopg.Error as error:
             self.close()

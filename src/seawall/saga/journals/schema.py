@@ -56,6 +56,7 @@ WORDS: Final = {
         "serial": "BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY",
     },
 }
+MIGRATING: Final = 0x5EA_5A6A  # PostgreSQL's advisory lock while tables change
 KNOWN: Final = {
     "sqlite": "SELECT count(*) FROM sqlite_master WHERE name='saga_meta'",
     "postgres": "SELECT count(*) FROM pg_tables WHERE tablename='saga_meta' AND schemaname=current_schema()",
