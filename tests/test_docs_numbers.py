@@ -303,7 +303,7 @@ CLAIMS: dict[str, list[Claim]] = {
         ("from 0.1 s to 30 s", lambda: (default(Relay, "backoff"), default(Relay, "longest")) == (0.1, 30)),
         ("fails `tries` times (5)", lambda: default(Inbox, "tries") == 5),
         ("are kept for 7 days", lambda: default(Relay, "retention") == 7 * 86_400),
-        ("older than 14 days", lambda: default(Inbox, "retention") == 14 * 86_400),
+        ("kept for 14 days", lambda: default(Inbox, "retention") == 14 * 86_400),
     ],
     "patterns/graceful-drain.md": [
         *((f"{n}. ", STATED) for n in range(1, 5)),

@@ -2,30 +2,32 @@
 
 from __future__ import annotations
 
+import json
 import random
 import sqlite3
 import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
 
 NAMES = ("order", "payment", "inventory")
 
 
 class Fleet:
-    """Three services, each with its own file; the first also feeds orders."""
+    """Three services, each with its own database; the first also feeds orders. urls: of the databases, by service."""
 
-    def __init__(self, home: Path, broker: str, orders: int) -> None:
-        self.home, self.broker, self.orders = home, broker, orders
+    def __init__(self, urls: dict[str, str], broker: str, orders: int) -> None:
+        self.urls, self.broker, self.orders = urls, broker, orders
         self.processes = {name: self.start(name) for name in NAMES}
 
     def start(self, name: str) -> subprocess.Popen[str]:
-        url = f"sqlite:///{self.home / name}.db"
-        command = [sys.executable, "-m", "seawall.demo.choreography", url, self.broker, name, str(self.orders)]
+        command = [sys.executable, "-m", "seawall.demo.choreography", self.urls[name], self.broker, name, str(self.orders)]
         return subprocess.Popen(command, stdout=subprocess.DEVNULL, text=True)
 
     def kill(self, name: str) -> None:
@@ -39,11 +41,13 @@ class Fleet:
             process.wait()
 
     def read(self, name: str, sql: str) -> list[Any]:
-        connection = sqlite3.connect(self.home / f"{name}.db", timeout=30)
+        url = self.urls[name]
+        lite = url.startswith("sqlite")
+        connection: Any = sqlite3.connect(url.removeprefix("sqlite:///"), timeout=30) if lite else psycopg.connect(url)
         try:
-            return connection.execute(sql).fetchall()
-        except sqlite3.OperationalError as error:
-            if "no such table" not in str(error):
+            return [tuple(row) for row in connection.execute(sql).fetchall()]
+        except (sqlite3.OperationalError, psycopg.errors.UndefinedTable) as error:
+            if "no such table" not in str(error) and "does not exist" not in str(error):
                 raise
             return []
         finally:
@@ -96,24 +100,41 @@ def inversions(fleet: Fleet) -> int:
     for name in NAMES:
         place = dict(fleet.read(name, "SELECT id, position FROM outbox"))
         seen: dict[str, int] = {}
-        for key, event in fleet.read(
-            "order", "SELECT saga_id, json_extract(result, '$.id') FROM saga_step ORDER BY saga_id, seq"
-        ):
+        for key, result in fleet.read("order", "SELECT saga_id, result FROM saga_step ORDER BY saga_id, seq"):
+            event = json.loads(result)["id"]
             if event in place:
                 wrong += place[event] < seen.get(key, 0)
                 seen[key] = place[event]
     return wrong
 
 
+@pytest.fixture
+def urls(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[str], dict[str, str]]:
+    """Three empty databases of a kind."""
+
+    def made(kind: str) -> dict[str, str]:
+        if kind == "sqlite":
+            return {name: f"sqlite:///{tmp_path / name}.db" for name in NAMES}
+        server = request.getfixturevalue("postgres")
+        return {name: server.database() for name in NAMES}
+
+    return made
+
+
 @pytest.mark.timeout(9000)
-@pytest.mark.parametrize(("orders", "kills"), [(500, 8), pytest.param(25_000, 120, marks=pytest.mark.soak)])
+@pytest.mark.parametrize(("store", "orders", "kills"), [
+    ("sqlite", 500, 8),
+    ("postgresql", 200, 8),
+    pytest.param("sqlite", 25_000, 120, marks=pytest.mark.soak),
+    pytest.param("postgresql", 25_000, 120, marks=pytest.mark.soak),
+])  # fmt: skip
 def test_no_event_is_lost_or_handled_twice(
-    orders: int, kills: int, tmp_path: Path, nats: Any, request: pytest.FixtureRequest
+    store: str, orders: int, kills: int, urls: Callable[[str], dict[str, str]], nats: Any, request: pytest.FixtureRequest
 ) -> None:
     """SIGKILL of each service (relay and consumer at once) and of the broker, over four events an order: lost 0, doubled 0."""
     if orders > 1000 and float(request.config.getoption("--seconds")) < 60:
         pytest.skip("the campaign over 10^5 events needs --seconds 60 or more")
-    fleet = Fleet(tmp_path, nats.url, orders)
+    fleet = Fleet(urls(store), nats.url, orders)
     try:
         killed = campaign(fleet, nats, orders, kills, request.config.getoption("--seed"), orders * 0.3 + 60)
         assert sum(killed.values()) >= min(kills, 4)

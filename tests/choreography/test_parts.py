@@ -134,8 +134,8 @@ def test_a_repeat_is_dropped_and_poison_goes_to_the_dead_letters_and_back(tmp_pa
     flow = Choreography("flow", store=f"sqlite:///{tmp_path}/f.db", correlation="order_id", starts=[shop.OrderCreated])
 
     @flow.on(shop.OrderCreated, publishes=[])
-    def take(order: Any, tx: Any) -> None:
-        shop.note(tx, order.order_id, "taken")
+    async def take(order: Any, tx: Any) -> None:
+        await shop.note(tx, order.order_id, "taken")
         if broken and order.order_id == "bad":
             raise ValueError("poison")
         ends.append(order.order_id)

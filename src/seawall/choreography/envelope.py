@@ -11,6 +11,7 @@ from typing import Any, Final, TypeVar, dataclass_transform, overload
 
 from seawall.choreography.errors import EventError
 from seawall.saga.codec import Codec, readable
+from seawall.saga.errors import NotSerialisable
 
 T = TypeVar("T", bound=type)
 Upcaster = Callable[[dict[str, Any]], dict[str, Any]]
@@ -152,4 +153,7 @@ def unwrap(envelope: Envelope, cls: type) -> Any:
                 f"{kind.name} came as version {version}, and no upcaster leads to {version + 1}: see seawall's upcast"
             )
         data = kind.upcasters[version](dict(data))
-    return Codec().read(json.dumps(data), cls, f"event {kind.name}")
+    try:
+        return Codec().read(json.dumps(data), cls, f"event {kind.name}")
+    except NotSerialisable as error:
+        raise EventError(str(error)) from error

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from seawall.choreography.envelope import Envelope, wrap
 from seawall.choreography.errors import ChoreographyError
+from seawall.core.runtime import refuse_under_loop
 
 if TYPE_CHECKING:
     from seawall.choreography.stores.port import Session
@@ -129,8 +130,10 @@ class Tx:
         return f"{self.envelope.id}:{self._step}"
 
     def execute(self, sql: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
-        """Run one statement with `?` for values; its rows. An async handler on PostgreSQL rather says `await tx.aexecute`, which
-        holds up nothing else."""
+        """Run one statement with `?` for values; its rows. Raises WrongTwin in an async handler on PostgreSQL: waiting there for
+        a row that another handler has locked would stop both."""
+        if not isinstance(self.connection, sqlite3.Connection):
+            refuse_under_loop("tx.execute()", "await tx.aexecute()")
         return run(self.connection, sql, values)
 
     async def aexecute(self, sql: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:

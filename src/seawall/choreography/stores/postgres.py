@@ -35,11 +35,21 @@ class PostgresSession:
 
     async def run(self, sql: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
         """Run one statement; its rows."""
-        return await finish(lambda: run(self.connection, sql, values))
+        return await self.call(run, self.connection, sql, values)
 
     async def call(self, function: Callable[..., T], *args: Any) -> T:
-        """Call a plain function in a thread."""
-        return await asyncio.to_thread(function, *args)
+        """Call a plain function in a thread. When that is cancelled, the statement that runs is ended, and its end awaited."""
+        task = asyncio.ensure_future(asyncio.to_thread(function, *args))
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            await asyncio.to_thread(self._cut)
+            await asyncio.wait([task])
+            raise
+
+    def _cut(self) -> None:
+        with contextlib.suppress(psycopg.Error):  # then nothing runs that could be ended
+            self.connection.cancel_safe(timeout=5.0)
 
 
 class PostgresStore:
