@@ -22,6 +22,8 @@ from typing import Any
 import pytest
 
 import seawall as sw
+from seawall.choreography.brokers.nats import NatsBroker
+from seawall.choreography.brokers.redis import RedisBroker
 from seawall.choreography.inbox import Inbox
 from seawall.choreography.relay import Relay
 from seawall.core.outcome import DefaultClassifier, Kind, Repeat
@@ -298,7 +300,10 @@ CLAIMS: dict[str, list[Claim]] = {
         ("probe: 10 s, or 600 s when the list is empty", lambda: (brake.Brake().hold, brake.Brake().empty_hold) == (10, 600)),
         ("IPv4 inside IPv6", STATED),
     ],
-    "patterns/choreography.md": [("`limit` seconds (30)", lambda: default(Inbox, "limit") == 30)],
+    "patterns/choreography.md": [
+        ("`limit` seconds (30)", lambda: default(Inbox, "limit") == 30),
+        ("after 5 s (`ack_wait`)", lambda: default(NatsBroker, "ack_wait") == default(RedisBroker, "ack_wait") == 5.0),
+    ],
     "patterns/outbox.md": [
         ("from 0.1 s to 30 s", lambda: (default(Relay, "backoff"), default(Relay, "longest")) == (0.1, 30)),
         ("fails `tries` times (5)", lambda: default(Inbox, "tries") == 5),

@@ -16,6 +16,8 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "saga"))
 
 from postgres_server import Server  # found by the line above
 
+from seawall.testing.servers import RedisServer
+
 
 def wait_for(check: Callable[[], bool], seconds: float = 60.0) -> None:
     end = time.monotonic() + seconds
@@ -60,6 +62,13 @@ def postgres() -> Iterator[Server]:
         pytest.skip(str(error))
     yield server
     server.close()
+
+
+@pytest.fixture
+def redis() -> Iterator[RedisServer]:
+    """A Valkey that syncs every command, and can be killed."""
+    with RedisServer("valkey", "--appendonly", "yes", "--appendfsync", "always") as server:
+        yield server
 
 
 @pytest.fixture

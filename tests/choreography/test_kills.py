@@ -58,7 +58,7 @@ class Fleet:
         return rows[0][0] if rows else 0
 
 
-def campaign(fleet: Fleet, nats: Any, orders: int, kills: int, seed: int, seconds: float) -> Counter[str]:
+def campaign(fleet: Fleet, server: Any, orders: int, kills: int, seed: int, seconds: float) -> Counter[str]:
     """Kill somebody at every so many ended orders, in turn, then wait for the end."""
     dice, killed, end = random.Random(seed), Counter[str](), time.monotonic() + seconds
     victims = [(*NAMES, "broker")[n % 4] for n in range(kills)]
@@ -68,9 +68,9 @@ def campaign(fleet: Fleet, nats: Any, orders: int, kills: int, seed: int, second
             victim = victims.pop(0)
             killed[victim] += 1
             if victim == "broker":
-                nats.kill()
+                server.kill()
                 time.sleep(dice.uniform(0.1, 0.5))
-                nats.start()
+                server.start()
             else:
                 fleet.kill(victim)
         time.sleep(dice.uniform(0.1, 0.3))
@@ -122,21 +122,23 @@ def urls(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[str], dict
 
 
 @pytest.mark.timeout(9000)
-@pytest.mark.parametrize(("store", "orders", "kills"), [
-    ("sqlite", 500, 8),
-    ("postgresql", 200, 8),
-    pytest.param("sqlite", 25_000, 120, marks=pytest.mark.soak),
-    pytest.param("postgresql", 25_000, 120, marks=pytest.mark.soak),
+@pytest.mark.parametrize(("store", "broker", "orders", "kills"), [
+    ("sqlite", "nats", 500, 8),
+    ("postgresql", "nats", 200, 8),
+    ("sqlite", "redis", 200, 8),
+    pytest.param("sqlite", "nats", 25_000, 120, marks=pytest.mark.soak),
+    pytest.param("postgresql", "redis", 25_000, 120, marks=pytest.mark.soak),
 ])  # fmt: skip
 def test_no_event_is_lost_or_handled_twice(
-    store: str, orders: int, kills: int, urls: Callable[[str], dict[str, str]], nats: Any, request: pytest.FixtureRequest
+    store: str, broker: str, orders: int, kills: int, urls: Callable[[str], dict[str, str]], request: pytest.FixtureRequest
 ) -> None:
     """SIGKILL of each service (relay and consumer at once) and of the broker, over four events an order: lost 0, doubled 0."""
     if orders > 1000 and float(request.config.getoption("--seconds")) < 60:
         pytest.skip("the campaign over 10^5 events needs --seconds 60 or more")
-    fleet = Fleet(urls(store), nats.url, orders)
+    server = request.getfixturevalue(broker)
+    fleet = Fleet(urls(store), server.url, orders)
     try:
-        killed = campaign(fleet, nats, orders, kills, request.config.getoption("--seed"), orders * 0.3 + 60)
+        killed = campaign(fleet, server, orders, kills, request.config.getoption("--seed"), orders * 0.3 + 60)
         assert sum(killed.values()) >= min(kills, 4)
         totals = verify(fleet, orders)
         assert inversions(fleet) == 0

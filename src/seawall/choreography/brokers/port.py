@@ -14,6 +14,8 @@ Deliver = Callable[[Envelope], Awaitable[None]]
 BROKERS: Final = {
     "memory": ("seawall.choreography.brokers.memory:MemoryBroker", ""),
     "nats": ("seawall.choreography.brokers.nats:NatsBroker", "nats"),
+    "redis": ("seawall.choreography.brokers.redis:RedisBroker", "redis-streams"),
+    "rediss": ("seawall.choreography.brokers.redis:RedisBroker", "redis-streams"),
 }
 
 
@@ -49,7 +51,7 @@ def open_broker(url: str) -> Broker:
     try:
         found = getattr(import_module(module), name)
     except ModuleNotFoundError as error:
-        if (error.name or "").partition(".")[0] not in ("faststream", "nats"):
+        if (error.name or "").partition(".")[0] not in ("faststream", "nats", "redis"):
             raise
         raise MissingExtra(f'the broker {scheme}: needs an extra: pip install "seawall[{extra}]"') from error
     broker: Broker = found(url)
