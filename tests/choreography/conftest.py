@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -76,3 +77,13 @@ def nats(tmp_path: Path) -> Iterator[Nats]:
     server = Nats(tmp_path / "jetstream")
     yield server
     server.kill()
+
+
+@pytest.fixture
+def rabbitmq(tmp_path: Path) -> Iterator[Any]:
+    """A RabbitMQ of Debian's packages; skipped, with the reason, where they cannot be had."""
+    from tests.choreography.rabbit_server import Rabbit
+
+    server = Rabbit(tmp_path / "rabbit")
+    yield server
+    server.close()

@@ -126,6 +126,7 @@ def urls(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[str], dict
     ("sqlite", "nats", 500, 8),
     ("postgresql", "nats", 200, 8),
     ("sqlite", "redis", 200, 8),
+    ("sqlite", "rabbitmq", 200, 8),
     pytest.param("sqlite", "nats", 25_000, 120, marks=pytest.mark.soak),
     pytest.param("postgresql", "redis", 25_000, 120, marks=pytest.mark.soak),
 ])  # fmt: skip

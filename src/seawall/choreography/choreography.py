@@ -108,6 +108,7 @@ class Service:
     async def start(self) -> None:
         """Subscribe, connect, relay. Raises ChoreographyError when the database cannot be used."""
         await self.store.open()
+        self.broker.expect(self.of.name, sorted({f"{self.of.name}-{handler.service}" for handler in self.of.handlers.values()}))
         if self.handlers:
             self.broker.subscribe(self.of.name, f"{self.of.name}-{self.name}", self.deliver)
         if self.tracker is not None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from seawall.choreography.brokers.port import Deliver
 from seawall.choreography.envelope import Envelope
 
@@ -19,6 +21,9 @@ class MemoryBroker:
     def subscribe(self, topic: str, group: str, deliver: Deliver) -> None:
         """Give each event of a topic to `deliver`."""
         self._groups.setdefault(topic, {})[group] = deliver
+
+    def expect(self, topic: str, groups: Iterable[str]) -> None:
+        """All groups are in this process."""
 
     async def publish(self, topic: str, envelope: Envelope) -> None:
         """Let every group handle the event; the first error is raised, and the event is sent again by the relay."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Iterable
 from typing import Any, Final
 
 from faststream import AckPolicy
@@ -68,6 +69,9 @@ class NatsBroker:
             f"{topic}.>", durable=group, stream=self._stream(topic), pull_sub=PullSub(batch_size=1, timeout=1.0), config=config,
             ack_policy=AckPolicy.MANUAL, decoder=keep,
         )(receive)  # fmt: skip
+
+    def expect(self, topic: str, groups: Iterable[str]) -> None:
+        """A stream keeps everything for whoever comes."""
 
     async def _extend(self, message: Any) -> None:
         """Say that a handler is still at work."""

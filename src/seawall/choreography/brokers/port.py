@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from importlib import import_module
 from typing import Final, Protocol
 
@@ -14,6 +14,8 @@ Deliver = Callable[[Envelope], Awaitable[None]]
 BROKERS: Final = {
     "memory": ("seawall.choreography.brokers.memory:MemoryBroker", ""),
     "nats": ("seawall.choreography.brokers.nats:NatsBroker", "nats"),
+    "amqp": ("seawall.choreography.brokers.rabbitmq:RabbitMqBroker", "rabbitmq"),
+    "amqps": ("seawall.choreography.brokers.rabbitmq:RabbitMqBroker", "rabbitmq"),
     "redis": ("seawall.choreography.brokers.redis:RedisBroker", "redis-streams"),
     "rediss": ("seawall.choreography.brokers.redis:RedisBroker", "redis-streams"),
 }
@@ -34,6 +36,10 @@ class Broker(Protocol):
         """Before the start: give each message of a topic to `deliver`; acknowledged when it returns, else given again."""
         ...
 
+    def expect(self, topic: str, groups: Iterable[str]) -> None:
+        """Before the start: these groups there are, here or in other processes; what is published from now on is for them too."""
+        ...
+
     async def stop(self) -> None:
         """Stop delivering and disconnect."""
         ...
@@ -51,7 +57,7 @@ def open_broker(url: str) -> Broker:
     try:
         found = getattr(import_module(module), name)
     except ModuleNotFoundError as error:
-        if (error.name or "").partition(".")[0] not in ("faststream", "nats", "redis"):
+        if (error.name or "").partition(".")[0] not in ("faststream", "nats", "redis", "aio_pika"):
             raise
         raise MissingExtra(f'the broker {scheme}: needs an extra: pip install "seawall[{extra}]"') from error
     broker: Broker = found(url)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import uuid
+from collections.abc import Iterable
 from typing import Any, Final
 
 import redis.asyncio as client
@@ -49,6 +50,7 @@ class RedisBroker:
             raise ChoreographyError(f'broker must read like "redis://127.0.0.1:6379"; {error}') from None
         self._me = uuid.uuid4().hex[:12]
         self._lanes: list[tuple[str, str, Deliver]] = []
+        self._groups: list[tuple[str, str]] = []
         self._tasks: list[asyncio.Task[None]] = []
         self._published = 0
 
@@ -56,9 +58,13 @@ class RedisBroker:
         """Give each message of a topic to `deliver`, one at a time."""
         self._lanes.append((topic, group, deliver))
 
+    def expect(self, topic: str, groups: Iterable[str]) -> None:
+        """Their groups are made, so that a stream is not cut back behind them."""
+        self._groups += [(topic, group) for group in groups]
+
     async def start(self) -> None:
         """Connect, waiting for a server that is not up yet, and begin to deliver."""
-        for topic, group, _ in self._lanes:
+        for topic, group in {*self._groups, *((topic, group) for topic, group, _ in self._lanes)}:
             while not await self._has_group(topic, group):
                 await asyncio.sleep(0.2)
         self._tasks = [asyncio.create_task(self._consume(*lane)) for lane in self._lanes]
