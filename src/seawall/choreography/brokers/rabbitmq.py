@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from typing import Any, Final
 
 from aio_pika.exceptions import AMQPError
-from faststream import AckPolicy
+from faststream.middlewares import AckPolicy
 from faststream.rabbit import Channel, ExchangeType, RabbitExchange, RabbitQueue
 from faststream.rabbit import RabbitBroker as FastStreamBroker
 

@@ -27,15 +27,27 @@ _LEADING: Final = 0x5EA_1EAD  # that of the relay that works
 Connection = psycopg.Connection[tuple[Any, ...]]
 
 
+@contextlib.contextmanager
+def translated(place: str) -> Iterator[None]:
+    """A server that is gone leaves as our error, which names it without its password."""
+    try:
+        yield
+    except psycopg.OperationalError as error:
+        said = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise ChoreographyError(f"the store {place} does not answer: {said}") from error
+
+
 class PostgresSession:
     """One transaction. Every statement is a journey to the server, so it is made in a thread."""
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: Connection, place: str) -> None:
         self.connection = connection
+        self._place = place
 
     async def run(self, sql: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
-        """Run one statement; its rows."""
-        return await self.call(run, self.connection, sql, values)
+        """Run one statement; its rows. Raises ChoreographyError when the server does not answer."""
+        with translated(self._place):
+            return await self.call(run, self.connection, sql, values)
 
     async def call(self, function: Callable[..., T], *args: Any) -> T:
         """Call a plain function in a thread. When that is cancelled, the statement that runs is ended, and its end awaited."""
@@ -72,25 +84,17 @@ class PostgresStore:
         self._open = False
 
     def _connect(self) -> Connection:
-        with self._translated():
+        with translated(self._place):
             return psycopg.connect(
                 self._url, connect_timeout=10, application_name="seawall-choreography", row_factory=tuple_row,
                 keepalives_idle=10, keepalives_interval=5, keepalives_count=3,
             )  # fmt: skip
 
-    @contextlib.contextmanager
-    def _translated(self) -> Iterator[None]:
-        try:
-            yield
-        except psycopg.OperationalError as error:
-            said = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            raise ChoreographyError(f"the store {self._place} does not answer: {said}") from error
-
     async def open(self) -> None:
         """Connect and make the tables that are missing. Raises ChoreographyError."""
 
         def make() -> None:
-            with self._translated(), self._connect() as connection:
+            with translated(self._place), self._connect() as connection:
                 connection.execute(f"SELECT pg_advisory_xact_lock({_MAKING})")
                 for statement in tables("postgresql"):
                     connection.execute(statement)
@@ -104,15 +108,17 @@ class PostgresStore:
         if not self._open:
             raise ChoreographyError(f"the store {self._place} is not open")
         async with self._seats:
-            connection = self._idle.pop() if self._idle else await finish(self._connect)
+            while not self._idle:  # made into the list, so that a caller who is cancelled meanwhile leaves it there
+                await finish(lambda: self._idle.append(self._connect()))
+            connection = self._idle.pop()
             try:
-                yield PostgresSession(connection)
+                yield PostgresSession(connection, self._place)
                 await finish(lambda: self._end(connection))
             finally:
                 await finish(lambda: self._give_back(connection))
 
     def _end(self, connection: Connection) -> None:
-        with self._translated():
+        with translated(self._place):
             connection.commit()
 
     def _give_back(self, connection: Connection) -> None:
