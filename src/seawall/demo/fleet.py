@@ -13,7 +13,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -92,7 +92,7 @@ class Fleet:
 class Customers:
     """They ask at a steady rate, whether or not they are answered (open loop)."""
 
-    def __init__(self, client: ServiceClient, rate: float) -> None:
+    def __init__(self, client: Any, rate: float) -> None:
         self._client = client
         self._rate = rate
         self._tasks: set[asyncio.Task[None]] = set()
@@ -129,7 +129,35 @@ class Customers:
             await asyncio.wait(list(self._tasks))
 
 
-async def tell(*, seconds: float, rate: float, rolls: int, say: Say) -> list[Scene]:
+@dataclass
+class Way:
+    """How customers reach the service. client: has `get`; retried: how many requests went to another instance so far."""
+
+    client: Any
+    retried: Callable[[], Awaitable[int]]
+
+
+@asynccontextmanager
+async def by_client(registry: Registry, folder: Path) -> AsyncIterator[Way]:  # noqa: ARG001  # the other way needs files
+    """They choose the instance themselves."""
+    pipeline = sw.Pipeline(
+        sw.Timeout(5, name="total"),
+        sw.Retry(3, backoff=sw.Backoff(base=0.02, cap=0.2)),
+        sw.Timeout(1, name="attempt"),
+        name="stock",
+    )
+
+    async def retried() -> int:
+        return pipeline.policy(sw.Retry).retried
+
+    async with ServiceClient("stock", registry, pipeline=pipeline) as client:
+        yield Way(client, retried)
+
+
+Door = Callable[[Registry, Path], AbstractAsyncContextManager[Way]]
+
+
+async def tell(*, seconds: float, rate: float, rolls: int, say: Say, door: Door = by_client) -> list[Scene]:
     """Tell the story: about `seconds` of it calm and killed, then `rolls` rolling restarts of all instances."""
     with tempfile.TemporaryDirectory(prefix="seawall-fleet-") as folder:
         registry = f"sqlite:///{Path(folder) / 'registry.db'}"
@@ -137,14 +165,8 @@ async def tell(*, seconds: float, rate: float, rolls: int, say: Say) -> list[Sce
         async with Children() as children:
             fleet = Fleet(children, registry)
             await asyncio.gather(*(fleet.add() for _ in range(INSTANCES)))
-            pipeline = sw.Pipeline(
-                sw.Timeout(5, name="total"),
-                sw.Retry(3, backoff=sw.Backoff(base=0.02, cap=0.2)),
-                sw.Timeout(1, name="attempt"),
-                name="stock",
-            )
-            async with ServiceClient("stock", there, pipeline=pipeline) as client, _asking(client, rate) as customers:
-                teller = _Teller(customers, pipeline, say)
+            async with door(there, Path(folder)) as way, _asking(way.client, rate) as customers:
+                teller = _Teller(customers, way, say)
                 await teller.play("calm: three instances", lambda: asyncio.sleep(seconds / 4))
                 await teller.play("one is killed, and replaced after a while", lambda: _replace_killed(fleet, seconds / 2))
                 for turn in range(1, rolls + 1):
@@ -154,20 +176,19 @@ async def tell(*, seconds: float, rate: float, rolls: int, say: Say) -> list[Sce
 
 
 class _Teller:
-    def __init__(self, customers: Customers, pipeline: sw.Pipeline, say: Say) -> None:
+    def __init__(self, customers: Customers, way: Way, say: Say) -> None:
         self._customers = customers
-        self._pipeline = pipeline
+        self._way = way
         self._say = say
         self.scenes: list[Scene] = []
 
     async def play(self, name: str, scene: Callable[[], Awaitable[object]]) -> None:
-        retries = self._pipeline.policy(sw.Retry)
-        before = retries.retried
+        before = await self._way.retried()
         self._customers.scene = now = Scene(name)
         self.scenes.append(now)
         began = time.monotonic()
         await scene()
-        now.retries = retries.retried - before
+        now.retries = await self._way.retried() - before
         took = time.monotonic() - began
         self._say(
             f"{took:5.1f} s  {name:<42} {now.asked:5} asked {now.failed:4} failed {now.retries:4} tried again"
@@ -189,7 +210,7 @@ async def _roll(fleet: Fleet) -> None:
 
 
 @asynccontextmanager
-async def _asking(client: ServiceClient, rate: float) -> AsyncIterator[Customers]:
+async def _asking(client: Any, rate: float) -> AsyncIterator[Customers]:
     customers = Customers(client, rate)
     task = asyncio.create_task(customers.ask())
     try:

@@ -15,11 +15,13 @@ RATE: Final = 100.0  # requests per second
 SPARE: Final = 90.0  # seconds for starts and drains beside the story itself
 
 
-def run_fleet(seconds: float, json: Path | None) -> int:
-    """Tell it; the exit status: 0, or 1 when a request failed, 3 when the fleet broke, 130 when stopped."""
-    print(f"Three instances of one service, {RATE:g} requests a second; one is killed, then all are rolled.\n")
+def run_fleet(seconds: float, json: Path | None, *, gateway: bool = False) -> int:
+    """Tell it; the exit status: 0, or 1 when a request failed, 3 when the fleet broke, 130 when stopped. gateway: the customers
+    are behind an Envoy."""
+    where = " behind an Envoy" if gateway else ""
+    print(f"Three instances of one service{where}, {RATE:g} requests a second; one is killed, then all are rolled.\n")
     try:
-        scenes = asyncio.run(_told(seconds))
+        scenes = asyncio.run(_told(seconds, gateway=gateway))
     except KeyboardInterrupt:
         print("\nStopped. No instance is left.", file=sys.stderr)
         return INTERRUPTED
@@ -34,6 +36,9 @@ def run_fleet(seconds: float, json: Path | None) -> int:
     return OK if failed == 0 else NOT_BETTER
 
 
-async def _told(seconds: float) -> list[fleet.Scene]:
+async def _told(seconds: float, *, gateway: bool) -> list[fleet.Scene]:
+    door = fleet.by_client
+    if gateway:
+        from seawall.demo.behind_envoy import by_gateway as door
     async with asyncio.timeout(seconds + SPARE):
-        return await fleet.tell(seconds=seconds, rate=RATE, rolls=1, say=print)
+        return await fleet.tell(seconds=seconds, rate=RATE, rolls=1, say=print, door=door)
