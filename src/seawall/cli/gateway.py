@@ -115,6 +115,7 @@ def status(folder: Path, /, *, json: Flag = False) -> int:
         Print JSON.
     """
     from seawall.gateway.admin import Admin
+    from seawall.gateway.counters import FILTER, by_service, read
 
     try:
         known = codec.loads((folder / "status.json").read_text(encoding="utf-8"))
@@ -130,6 +131,7 @@ def status(folder: Path, /, *, json: Flag = False) -> int:
             "rejections": await admin.rejections(),
             "complaints": await admin.complaints(),
             "hosts": await admin.stats("membership_(healthy|total)$"),
+            "counts": by_service(read(await admin.stats(FILTER))),
         }
 
     try:

@@ -19,6 +19,7 @@ from seawall.core.errors import ConfigError, MissingExtra
 from seawall.core.events import Event, Sink, Sinks, everywhere
 from seawall.discovery import Registry, Snapshot, Watching
 from seawall.gateway.clusters import loopback_grpc
+from seawall.gateway.counters import Counters
 from seawall.gateway.endpoints import ip_of, keeps
 from seawall.gateway.envoy import Envoy, EnvoyBroken, binary, check_ports
 from seawall.gateway.publish import FilePublisher
@@ -65,6 +66,7 @@ class Gateway:
         self._given = None if folder is None else Path(folder)
         self._log = access_log
         self._sinks = Sinks()
+        self._counters = Counters(self.tell)
         self._stack = AsyncExitStack()
         self._snapshots: dict[str, Snapshot] = {}
         self._addresses: dict[str, str] = {}
@@ -260,3 +262,4 @@ class Gateway:
                     self.complaints = tuple(await self.envoy.admin.complaints() or self.envoy.rejections())
                     self.tell("gateway.rejected", complaints=self.complaints, count=count)
                 seen = count
+                await self._counters.look(self.envoy.admin)
