@@ -21,6 +21,7 @@ MODULES = {
     "balance": "benchmarks.balance",
     "gateway": "benchmarks.gateway",
     "saga": "benchmarks.saga",
+    "engines": "benchmarks.engines",
 }
 AREAS = tuple(MODULES)
 
