@@ -9,7 +9,7 @@ import typing
 from collections.abc import AsyncIterator, Callable, Iterable
 from typing import Any, TypeVar
 
-from seawall.choreography.brokers.port import Broker, open_broker
+from seawall.choreography.brokers.port import Broker, end, open_broker
 from seawall.choreography.envelope import Envelope, kind_of, wrap
 from seawall.choreography.errors import ChoreographyError, EventError, GraphError
 from seawall.choreography.graph import Graph, Handler
@@ -121,10 +121,7 @@ class Service:
 
     async def stop(self) -> None:
         """Stop relaying and delivering; what was not sent is sent by the next one."""
-        for task in self._tasks:
-            task.cancel()
-        if self._tasks:
-            await asyncio.wait(self._tasks)
+        await end(self._tasks)
         await self.broker.stop()
         await self.store.close()
 

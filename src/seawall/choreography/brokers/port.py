@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Iterable
 from importlib import import_module
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 from seawall.choreography.envelope import Envelope
 from seawall.choreography.errors import ChoreographyError
@@ -43,6 +44,15 @@ class Broker(Protocol):
     async def stop(self) -> None:
         """Stop delivering and disconnect."""
         ...
+
+
+async def end(tasks: Iterable[asyncio.Task[Any]]) -> None:
+    """Cancel tasks until they have ended: a cancellation that meets a time-out of a client is lost in it."""
+    pending = set(tasks)
+    while pending:
+        for task in pending:
+            task.cancel()
+        _, pending = await asyncio.wait(pending, timeout=1.0)
 
 
 def open_broker(url: str) -> Broker:

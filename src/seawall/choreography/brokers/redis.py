@@ -15,7 +15,7 @@ from typing import Any, Final
 import redis.asyncio as client
 from redis.exceptions import RedisError, ResponseError
 
-from seawall.choreography.brokers.port import Deliver
+from seawall.choreography.brokers.port import Deliver, end
 from seawall.choreography.envelope import Envelope
 from seawall.choreography.errors import ChoreographyError, EventError
 
@@ -53,6 +53,7 @@ class RedisBroker:
         self._groups: list[tuple[str, str]] = []
         self._tasks: list[asyncio.Task[None]] = []
         self._published = 0
+        self._closing = False
 
     def subscribe(self, topic: str, group: str, deliver: Deliver) -> None:
         """Give each message of a topic to `deliver`, one at a time."""
@@ -82,7 +83,7 @@ class RedisBroker:
         return True
 
     async def _consume(self, topic: str, group: str, deliver: Deliver) -> None:
-        while True:
+        while not self._closing:
             try:
                 found = await self._client.eval(NEXT, 1, topic, group, self._me, int(self.ack_wait * 1000))
                 for id_, fields in found:
@@ -101,9 +102,12 @@ class RedisBroker:
     async def _handle(self, topic: str, group: str, deliver: Deliver, id_: bytes, fields: list[bytes] | None) -> None:
         """Handle one entry until it is handled; only then it is acknowledged."""
         body = dict(zip(fields[::2], fields[1::2], strict=True)).get(FIELD) if fields else None
-        working = asyncio.create_task(self._extend(topic, group, id_))
+        over = asyncio.Event()
+        working = asyncio.create_task(self._extend(topic, group, id_, over))
         try:
             while body is not None:
+                if self._closing:
+                    return
                 try:
                     await deliver(Envelope.read(body))
                     break
@@ -114,12 +118,13 @@ class RedisBroker:
                     _log.warning("an event of %s could not be handled by %s; it is given again", topic, group, exc_info=True)
                     await asyncio.sleep(self.retry)
         finally:
+            over.set()
             working.cancel()
         await self._client.xack(topic, group, id_)
 
-    async def _extend(self, topic: str, group: str, id_: bytes) -> None:
+    async def _extend(self, topic: str, group: str, id_: bytes, over: asyncio.Event) -> None:
         """Say that a handler is still at work: to claim what is ours sets its idle time back."""
-        while True:
+        while not over.is_set():
             await asyncio.sleep(self.ack_wait / 3)
             try:
                 await self._client.xclaim(topic, group, self._me, 0, [id_], justid=True)
@@ -149,10 +154,8 @@ class RedisBroker:
 
     async def stop(self) -> None:
         """Stop delivering and disconnect; what is in hand is given to another process."""
-        for task in self._tasks:
-            task.cancel()
-        if self._tasks:
-            await asyncio.wait(self._tasks)
+        self._closing = True
+        await end(self._tasks)
         await self._client.aclose()
 
 
