@@ -69,7 +69,7 @@ class Group:
         self.got.append((given.subject, given.data["total"]))
 
 
-async def until(true: Any, seconds: float = 60.0) -> None:
+async def until(true: Any, seconds: float = 150.0) -> None:
     """Wait for what comes, within generous bounds."""
     async with asyncio.timeout(seconds):
         while not true():
@@ -78,7 +78,7 @@ async def until(true: Any, seconds: float = 60.0) -> None:
 
 async def patiently(broker: Broker, topic: str, given: Envelope) -> None:
     """Publish as a relay does: until the broker has it."""
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(150):
         while True:
             try:
                 return await broker.publish(topic, given)
