@@ -23,7 +23,7 @@ from seawall.saga import InputChanged, NotAllowed, SagaCompensated, Sagas, SagaS
 HERE = Path(__file__).parent
 WHOLE = {"plane", "hotel", "pay", "tell"}
 # To add a place: its name here, its URL in `place`. Engines that are not installed are skipped, and say so.
-PLACES = ("sqlite", "postgres", "temporal")
+PLACES = ("sqlite", "postgres", "temporal", "dbos-sqlite", "dbos-postgres")
 
 
 class Place:
@@ -76,6 +76,10 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
         namespace = request.getfixturevalue("temporal")
         settings = {"lease": 2.0, "grace": 0.5, "queue_prefix": f"seawall-{os.getpid()}-{time.monotonic_ns()}"}
         return Place(kind, f"temporal://{namespace}", settings, ledger)
+    if kind.startswith("dbos"):
+        pytest.importorskip("dbos", reason="the engine is an extra")
+        url = f"sqlite:///{tmp_path}/dbos.db" if kind == "dbos-sqlite" else request.getfixturevalue("postgres").database()
+        return Place(kind, f"dbos+{url}", {"poll": 0.05, "lease": 2.0, "grace": 0.5}, ledger)
     raise AssertionError(kind)
 
 

@@ -90,7 +90,7 @@ class Sagas:
             "grace": units.seconds("grace", grace, zero=True),
             "archive_after": None if archive_after is None else units.seconds("archive_after", archive_after),
         }  # fmt: skip
-        self._is_worker = worker
+        self.is_worker = worker
         self._worker: Worker | None = None
         for saga in sagas:
             self._declare(saga)
@@ -116,7 +116,7 @@ class Sagas:
 
     async def __aenter__(self) -> Sagas:
         await asyncio.to_thread(self._open)
-        if self._is_worker:
+        if self.is_worker:
             self._worker = Worker(self, **self._settings)
             try:
                 await self._worker.open()
@@ -135,7 +135,7 @@ class Sagas:
 
     def __enter__(self) -> Sagas:
         refuse_under_loop("with Sagas(...)", "async with Sagas(...)")
-        if self._is_worker:
+        if self.is_worker:
             raise ValueError("a worker needs an event loop: write `async with Sagas(...)`, or worker=False to start and ask only")
         self._open()
         return self
@@ -295,7 +295,7 @@ class Sagas:
         definition: Definition | None = getattr(saga, "definition", None)
         if definition is None:
             raise DefinitionError(f"saga must be a Saga class with steps, or its name; got {saga!r}")
-        if self._is_worker and definition.hash not in self._by_hash:
+        if self.is_worker and definition.hash not in self._by_hash:
             raise UnknownSaga(f"{definition.name} version {definition.version} was not given to this Sagas; give it an instance")
         return definition
 

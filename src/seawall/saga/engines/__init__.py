@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
 ENGINES: Final = {
     "temporal": ("seawall.saga.engines.temporal:TemporalEngine", "temporal"),
+    "dbos+sqlite": ("seawall.saga.engines.dbos:DbosEngine", "dbos"),
+    "dbos+postgresql": ("seawall.saga.engines.dbos:DbosEngine", "dbos"),
 }
 GROUP: Final = "seawall.saga.engines"
 

@@ -29,6 +29,23 @@ def row_of(described: Any, memo: dict[str, Any]) -> Row:
     return row
 
 
+def row_of_attributes(status: Any) -> Row:
+    """What DBOS knows of a saga without its history: its status, with the attributes that it was started with and has changed."""
+    memo = status.attributes or {}
+    told, state = memo.get("seawall", {}), memo.get("seawall_status", {})
+    end = status.output or {}
+    known = end.get("status", "completed") if status.status == "SUCCESS" else state.get("status", "running")
+    row = bare_row(status.workflow_id, told.get("id", status.workflow_id), told.get("name", ""), known)
+    row.version, row.hash = told.get("version", 0), end.get("hash", told.get("hash", ""))
+    row.output, row.error = end.get("output"), end.get("error", state.get("error"))
+    if status.status not in ("SUCCESS", "PENDING", "ENQUEUED", "DELAYED"):
+        row.status = "stuck"
+        row.error = f"{status.status.lower()} in DBOS, so nothing more is taken back: {status.error or 'somebody ended it there'}"
+    row.created, row.tags, row.input_hash = told.get("created", 0.0), told.get("tags"), told.get("input_hash", "")
+    row.updated = (status.updated_at or 0) / 1000
+    return row
+
+
 def memo_of(start: Start, brief: dict[str, Any]) -> dict[str, Any]:
     """What is kept beside a saga for those who list."""
     told = {key: getattr(start, key) for key in ("name", "version", "hash", "input_hash", "tags")}

@@ -49,7 +49,7 @@ class EngineSagas(Sagas):
         units.whole("queue", queue)
         self._by_hash: dict[str, tuple[Definition, Saga[Any, Any]]] = {}
         self._sinks = Sinks()
-        self._is_worker = worker
+        self.is_worker = worker
         self._pool: concurrent.futures.ThreadPoolExecutor | None = None
         self.engine: port.Engine = engine_class(url)(self, url, **options)
         settings = {"durability": durability, "hooks": hooks, "inline": inline, "archive_after": archive_after}
@@ -75,7 +75,7 @@ class EngineSagas(Sagas):
 
     async def __aenter__(self) -> EngineSagas:
         await self.engine.open()
-        if self._is_worker and self._by_hash:
+        if self.is_worker and self._by_hash:
             self._pool = concurrent.futures.ThreadPoolExecutor(self.threads, "saga-step")
             try:
                 await self.engine.run_worker()
