@@ -7,7 +7,7 @@ import contextlib
 import inspect
 import typing
 from collections.abc import AsyncIterator, Callable, Iterable
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from seawall.choreography.brokers.port import Broker, end, open_broker
 from seawall.choreography.envelope import Envelope, kind_of, wrap
@@ -89,13 +89,35 @@ class Choreography:
         finally:
             await made.stop()
 
+    @contextlib.asynccontextmanager
+    async def relay(self, **options: Any) -> AsyncIterator[Relay]:
+        """Run the relay of this store alone, until the block ends: for services that were opened with `relay=False`. options: as
+        of `Relay`."""
+        store, broker = open_store(self.store), open_broker(self.broker)
+        broker.expect(self.name, self.groups())
+        await store.open()
+        await broker.start()
+        made = Relay(store, broker, **options)
+        running = [asyncio.create_task(made.run())]
+        try:
+            yield made
+        finally:
+            await end(running)
+            await broker.stop()
+            await store.close()
+
+    def groups(self) -> list[str]:
+        """Who reads the events: a group for each service that has handlers."""
+        return sorted({f"{self.name}-{handler.service}" for handler in self.handlers.values()})
+
 
 class Service:
-    """One process's share of a choreography. tries, limit, retention: of its `Inbox`; relay: of its `Relay`, as a dict."""
+    """One process's share of a choreography. tries, limit, retention: of its `Inbox`; relay: of its `Relay`, as a dict, or False
+    when another process sends what this one writes."""
 
     def __init__(
         self, of: Choreography, service: str | None, store: Store, broker: Broker, tracker: Tracker | None, *, tries: int = 5,
-        limit: float = 30.0, retention: float = 1_209_600.0, relay: dict[str, Any] | None = None,
+        limit: float = 30.0, retention: float = 1_209_600.0, relay: dict[str, Any] | Literal[False] | None = None,
     ) -> None:  # fmt: skip
         self.of, self.name, self.store, self.broker, self.tracker = of, service or of.name, store, broker, tracker
         self.handlers = [h for h in of.handlers.values() if service is None or h.service == service]
@@ -103,19 +125,22 @@ class Service:
             raise ChoreographyError(f"service must be one that has handlers; got {service!r}")
         self.inbox = Inbox(store, topic=of.name, tries=tries, limit=limit, retention=retention, ordered=of.ordered)
         self.relay = Relay(store, broker, **(relay or {}))
+        self._relays = relay is not False
         self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
         """Subscribe, connect, relay. Raises ChoreographyError when the database cannot be used."""
         await self.store.open()
-        self.broker.expect(self.of.name, sorted({f"{self.of.name}-{handler.service}" for handler in self.of.handlers.values()}))
+        self.broker.expect(self.of.name, self.of.groups())
         if self.handlers:
             self.broker.subscribe(self.of.name, f"{self.of.name}-{self.name}", self.deliver)
         if self.tracker is not None:
             await self.tracker.bind(self)
             self.broker.subscribe(self.of.name, f"{self.of.name}-tracker", self.tracker.see)
         await self.broker.start()
-        self._tasks += [asyncio.create_task(self.relay.run()), asyncio.create_task(self.inbox.keep_house())]
+        self._tasks.append(asyncio.create_task(self.inbox.keep_house()))
+        if self._relays:
+            self._tasks.append(asyncio.create_task(self.relay.run()))
         if self.tracker is not None:
             self._tasks.append(asyncio.create_task(self.tracker.watch()))
 

@@ -1,6 +1,7 @@
 """The story of the shop as a choreography: three services, and compensation when any of them fails.
 
-`python -m seawall.demo.choreography STORE BROKER SERVICE ORDERS` runs one of them; the order service begins that many orders.
+`python -m seawall.demo.choreography STORE BROKER SERVICE ORDERS [PART]` runs one of them; the order service begins so many
+orders. PART is "relay" or "handlers" for one half of it, in a process of its own.
 """
 
 from __future__ import annotations
@@ -142,14 +143,17 @@ def story_of(number: int) -> list[str]:
     return ["charge", "refund", "cancel"] if total % 7 == 0 else ["charge", "reserve", "complete"]
 
 
-async def serve(store: str, broker: str, name: str, orders: int) -> None:
-    """Run one service until it is killed."""
+async def serve(store: str, broker: str, name: str, orders: int, part: str = "") -> None:
+    """Run one service, or one half of it, until it is killed."""
+    if part == "relay":
+        async with build(store, broker).relay():
+            await asyncio.Event().wait()
     tracker = Tracker(timeout=3600) if name == "order" else None
-    async with build(store, broker).open(name, tracker=tracker) as service:
+    async with build(store, broker).open(name, tracker=tracker, relay=False if part else None) as service:
         if name == "order":
             await feed(service, orders)
         await asyncio.Event().wait()
 
 
 if __name__ == "__main__":
-    asyncio.run(serve(sys.argv[1], sys.argv[2], sys.argv[3], int(sys.argv[4])))
+    asyncio.run(serve(sys.argv[1], sys.argv[2], sys.argv[3], int(sys.argv[4]), *sys.argv[5:]))
