@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from dbos import DBOS, DBOSClient, Serializer, SetWorkflowAttributes, SetWorkflowID, WorkflowHandleAsync, error
+from dbos import DBOS, DBOSClient, Serializer, SetWorkflowAttributes, SetWorkflowID, error
 
 from seawall.saga.definition import Definition
 from seawall.saga.engines.attempts import Attempts
@@ -136,7 +136,7 @@ class DbosEngine:
         self._client: DBOSClient | None = None
         self._open: dict[str, _Live] = {}
         self._fresh: set[str] = set()
-        self._handles: dict[str, WorkflowHandleAsync[dict[str, Any]]] = {}
+        self._ends: dict[str, asyncio.Future[dict[str, Any]]] = {}
         self.ready = self.closing = False
 
     # --- opening and closing
@@ -236,8 +236,8 @@ class DbosEngine:
         """One saga, by its history as far as there is one."""
         id_ = str(DBOS.workflow_id)
         live = _Live(self, 1, doubtful=False, received=0)
-        if id_ in self._fresh:
-            self._fresh.discard(id_)
+        if brief.get("token") in self._fresh:  # the start that this process made, and not an earlier one of this id
+            self._fresh.discard(brief["token"])
         else:
             await self._look_back(id_, live)
         self._open[id_] = live
@@ -275,13 +275,15 @@ class DbosEngine:
     async def start(self, start: Start, brief: dict[str, Any]) -> Started:
         """Start the workflow here, or leave it to a worker; or find the one with this id."""
         id_ = f"{start.user_id}/{start.name}"
-        memo = memo_of(start, brief)
+        memo, token = memo_of(start, brief), uuid.uuid4().hex
         try:
             if _here is self:
-                self._fresh.add(id_)
+                brief["token"] = token
+                self._fresh.add(token)
                 with SetWorkflowID(id_, workflow_id_reuse_policy="reject"), SetWorkflowAttributes(memo):
                     handle = await DBOS.start_workflow_async(_saga_workflow, brief)
-                self._handles[id_] = handle
+                self._ends[id_] = asyncio.ensure_future(handle.get_result())
+                self._ends[id_].add_done_callback(lambda _: self._ends.pop(id_, None))
             else:
                 queue = queue_of(self._sagas.definition_of(start.name))
                 await self.tables.client.enqueue_async({
@@ -289,31 +291,24 @@ class DbosEngine:
                     "app_version": VERSION, "attributes": memo,
                 }, brief)  # fmt: skip
         except error.DBOSWorkflowIDInUseError:
-            self._fresh.discard(id_)
+            self._fresh.discard(token)
             told = ((await self.tables.status(id_)).attributes or {}).get("seawall", {})
             return Started(id_, told.get("input_hash", ""), new=False)
         return Started(id_, start.input_hash, new=True)
 
     async def end(self, id: str) -> Row:
         """Wait for the workflow; look now and then whether it is stuck."""
-        handle = self._handles.get(id)
-        waiting = None if handle is None else asyncio.ensure_future(handle.get_result())
+        waiting = self._ends.get(id)
         pause = 0.5 if waiting else 0.05
-        try:
-            while True:
-                if waiting is not None and (await asyncio.wait([waiting], timeout=pause))[0]:
-                    return _ended(id, waiting.result())
-                row = row_of_attributes(await self.tables.status(id))
-                if row.status in TERMINAL or row.status == "stuck":
-                    return row
-                if waiting is None:
-                    await self._sagas.clock.asleep(pause)
-                pause = min(1.0, pause * 1.5)
-        finally:
-            if waiting is not None:
-                waiting.cancel()
-                if handle is not None and waiting.done():
-                    self._handles.pop(id, None)
+        while True:
+            if waiting is not None and (await asyncio.wait([waiting], timeout=pause))[0]:
+                return _ended(id, waiting.result())
+            row = row_of_attributes(await self.tables.status(id))
+            if row.status in TERMINAL or row.status == "stuck":
+                return row
+            if waiting is None:
+                await self._sagas.clock.asleep(pause)
+            pause = min(1.0, pause * 1.5)
 
     async def signal(self, id: str, name: str, payload: str | None, signal_id: str | None) -> bool:
         """Kept by DBOS until the saga waits."""
