@@ -19,7 +19,7 @@ from seawall.core.errors import MissingExtra
 from seawall.demo.choreography import OrderCreated
 from seawall.testing.servers import RedisServer
 
-BROKERS = ["nats", "redis", "valkey", "rabbitmq"]
+BROKERS = ["nats", "redis", "valkey", "rabbitmq", "kafka"]
 ORDERED = {"nats", "redis", "valkey", "rabbitmq"}  # one message of a group is out at a time, whichever process has it
 
 
@@ -105,7 +105,9 @@ def test_every_group_gets_every_event_in_order_also_those_from_before_it_came(se
         await patiently(two, "orders", envelope("a", 99))
         await until(lambda: ("a", 99) in first.got and ("a", 99) in second.got)
         for group in (first, second):
-            assert [total for _, total in group.got] == sorted(total for _, total in group.got)
+            for key in "ab":
+                totals = [total for of, total in group.got if of == key or server.kind in ORDERED]
+                assert totals == sorted(totals)
         await one.stop()
         await two.stop()
 
@@ -203,6 +205,8 @@ def readable(child: Any) -> bool:
 
 def test_a_broker_that_is_killed_has_kept_what_it_acknowledged(server: Server) -> None:
     """It dies with events in it and comes back on its files; who waits for them gets them, and publishing goes on."""
+    if server.kind == "kafka":
+        pytest.skip("Kafka is librdkafka's mock cluster here: it keeps nothing on disk, so it cannot come back with what it had")
 
     async def story() -> None:
         group = Group()
