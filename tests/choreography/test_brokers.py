@@ -143,8 +143,11 @@ def test_two_processes_of_a_group_share_its_events(server: Server) -> None:
             await broker.start()
         for total in range(30):
             await patiently(brokers[0], "orders", envelope("a", total))
-        await until(lambda: sum(len(group.got) for group in groups) >= 30)
-        assert sorted(total for group in groups for _, total in group.got) == list(range(30))
+        await until(lambda: len({total for group in groups for _, total in group.got}) >= 30)
+        handled = [total for group in groups for _, total in group.got]
+        if server.kind == "kafka":  # its mock cluster takes no commit while a group changes, so one may be given again
+            handled = list(set(handled))
+        assert sorted(handled) == list(range(30))
         for broker in brokers:
             await broker.stop()
 

@@ -267,3 +267,53 @@ def test_what_cannot_be_is_refused() -> None:
         KafkaBroker("kafka://127.0.0.1:9092", ack_wait=0)
     with pytest.raises(ChoreographyError, match="retry must be seconds > 0"):
         KafkaBroker("kafka://127.0.0.1:9092", retry=-1)
+
+
+def test_an_event_that_is_let_go_is_given_again(kafka: Any) -> None:
+    """A handler that ends itself by a cancellation must not make the events after it count for it."""
+
+    async def story() -> None:
+        got: list[int] = []
+        tries = 0
+
+        async def deliver(given: Envelope) -> None:
+            nonlocal tries
+            tries += 1
+            if tries == 1:
+                raise asyncio.CancelledError
+            got.append(given.data["total"])
+
+        broker = KafkaBroker(kafka.url)
+        broker.subscribe("orders", "orders-a", deliver)
+        await broker.start()
+        for total in range(3):
+            await broker.publish("orders", envelope("a", total))
+        await until(lambda: len(got) >= 3)
+        assert got == [0, 1, 2]
+        await broker.stop()
+
+    asyncio.run(story())
+
+
+def test_an_event_that_comes_beside_one_in_hand_is_put_back(kafka: Any) -> None:
+    """Partitions may come while an event is in hand; what is read of them then must neither be lost nor be handled early."""
+
+    async def story() -> None:
+        slow = Held(failing=False)
+        broker = KafkaBroker(kafka.url)
+        broker.subscribe("orders", "orders-a", slow.deliver)
+        await broker.start()
+        for total in range(5):
+            await broker.publish("orders", envelope("a", total))
+        await until(lambda: slow.tried)
+        lane = broker._lanes[0]
+        await asyncio.sleep(1.5)
+        await lane._call(lambda: lane._consumer.resume(lane._consumer.assignment()))  # as if they had come now
+        await asyncio.sleep(1.5)
+        assert slow.tried == [("a", 0)]
+        slow.free.set()
+        await until(lambda: len(slow.got) >= 5)
+        assert slow.got == [("a", total) for total in range(5)]
+        await broker.stop()
+
+    asyncio.run(story())

@@ -154,15 +154,15 @@ def test_no_event_is_lost_or_handled_twice(
 def test_no_event_is_lost_or_handled_twice_over_kafka(
     urls: Callable[[str], dict[str, str]], request: pytest.FixtureRequest
 ) -> None:
-    """SIGKILL of each service over Kafka. Its broker is spared: it is librdkafka's mock cluster, which keeps nothing on disk, so a
-    kill of it would lose what it acknowledged, and that would say nothing of Kafka."""
+    """SIGKILL of each service over Kafka. The broker is spared: it is librdkafka's mock cluster, which keeps nothing on disk, so
+    to kill it would lose what it acknowledged, and say nothing of Kafka."""
     server = request.getfixturevalue("kafka")
-    fleet = Fleet(urls("sqlite"), server.url, 100)
+    fleet = Fleet(urls("sqlite"), server.url, 200)
     try:
-        killed = campaign(fleet, server, 100, 6, request.config.getoption("--seed"), 600, mortal=NAMES)
+        killed = campaign(fleet, server, 200, 9, request.config.getoption("--seed"), 600, mortal=NAMES)
         assert sum(killed.values()) >= 3
-        totals = verify(fleet, 100)
+        totals = verify(fleet, 200)
         assert inversions(fleet) == 0
-        print(f"100 orders, killed {dict(killed)}, handled {dict(totals)}")
+        print(f"200 orders, killed {dict(killed)}, handled {dict(totals)}")
     finally:
         fleet.stop()

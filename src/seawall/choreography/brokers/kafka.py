@@ -13,6 +13,7 @@ import re
 import threading
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any, Final, TypeVar
 from urllib.parse import urlsplit
 
@@ -65,7 +66,8 @@ class KafkaBroker:
         pause = int(self.ack_wait * 1000)
         return {
             **_connection(self.servers), "group.id": group, "auto.offset.reset": "earliest", "enable.auto.commit": False,
-            "session.timeout.ms": pause, "heartbeat.interval.ms": max(1, pause // 3), "partition.assignment.strategy": "range",
+            "session.timeout.ms": pause, "heartbeat.interval.ms": max(1, pause // 3), "max.poll.interval.ms": max(300_000, pause),
+            "partition.assignment.strategy": "range",
         }  # fmt: skip
 
     async def start(self) -> None:
@@ -94,10 +96,12 @@ class KafkaBroker:
         """Stop delivering and disconnect; what is in hand is given to another process."""
         for lane in self._lanes:
             await lane.stop()
-        await asyncio.gather(*self._tasks)
-        if self._sender is not None:
-            self._sender.close()
-            await asyncio.to_thread(self._sender.thread.join)
+        try:
+            await asyncio.gather(*self._tasks)
+        finally:
+            if self._sender is not None:
+                self._sender.close()
+                await asyncio.to_thread(self._sender.thread.join)
 
 
 class _Sender:
@@ -169,7 +173,8 @@ class _Hand:
         self.message = message
         self.leaving = asyncio.Event()
         self.over = threading.Event()
-        self.task: asyncio.Task[bool] | None = None
+        self.task: asyncio.Task[None] | None = None
+        self.handled = False
         self.taken = False  # its partition was given away, which settled it
 
 
@@ -185,21 +190,26 @@ class _Lane:
         """Handle events until stopped."""
         self._loop = asyncio.get_running_loop()
         self._thread = ThreadPoolExecutor(1, f"seawall-kafka-{self.group}")
+        while not self._closing:
+            try:
+                await self._read()
+            except TROUBLE as error:  # a new consumer begins where the last commit says
+                _log.warning("Kafka is read anew for %s: %s", self.group, error)
+                await asyncio.sleep(self._retry)
+        self._thread.shutdown(wait=False)
+
+    async def _read(self) -> None:
+        """Handle events with one consumer. Raises when it may have left one out."""
         self._consumer = await self._call(lambda: Consumer(self._settings, logger=_quiet))
         try:
             told = {"on_assign": self._assigned, "on_revoke": self._revoked, "on_lost": self._lost}
             await self._call(lambda: self._consumer.subscribe([self.topic], **told))
             while not self._closing:
-                try:
-                    message = await self._poll()
-                    if message is not None:
-                        await self._handle(message)
-                except TROUBLE as error:
-                    _log.warning("Kafka cannot be read: %s", error)
-                    await asyncio.sleep(self._retry)
+                message = await self._poll()
+                if message is not None and not self._closing:
+                    await self._handle(message)
         finally:
             await self._call(self._consumer.close)
-            self._thread.shutdown(wait=False)
 
     async def stop(self) -> None:
         """Take nothing more, and let go of what is in hand."""
@@ -213,9 +223,13 @@ class _Lane:
     async def _poll(self) -> Message | None:
         message = await self._call(lambda: self._consumer.poll(POLL))
         error = None if message is None else message.error()
-        if error is not None:
+        if error is None:
+            return message
+        if _fatal(error):
             raise KafkaException(error)
-        return message
+        _log.warning("Kafka cannot be read: %s", error)
+        await asyncio.sleep(self._retry)
+        return None
 
     async def _handle(self, message: Message) -> None:
         """Handle one event until it is handled, and only then commit; meanwhile keep asking Kafka for what concerns the group."""
@@ -227,29 +241,20 @@ class _Lane:
             if not hand.task.done():
                 await self._call(lambda: self._consumer.pause(self._consumer.assignment()))
                 while not hand.task.done():
-                    await self._ask_beside()
+                    early = await self._poll()
+                    if early is not None:
+                        await self._call(partial(self._put_back, early))
                 await self._call(lambda: self._consumer.resume(self._consumer.assignment()))
         finally:
             if not hand.task.done():
                 await end([hand.task])
             self._hand = None
-        if not hand.taken:
-            await self._call(lambda: self._settle(hand))
+        if hand.handled and not hand.taken:
+            await self._call(lambda: self._commit(hand))
+        elif not hand.taken and not self._closing:
+            raise RuntimeError("an event was let go before it was handled")
 
-    async def _ask_beside(self) -> None:
-        """Ask Kafka while an event is in hand; another event that comes all the same is put back."""
-        try:
-            early = await self._poll()
-        except TROUBLE as error:
-            _log.warning("Kafka cannot be read: %s", error)
-            await asyncio.sleep(self._retry)
-            return
-        if early is not None:
-            place = _place(early)
-            await self._call(lambda: self._consumer.pause([place]))
-            await self._call(lambda: self._consumer.seek(place))
-
-    async def _try(self, hand: _Hand) -> bool:
+    async def _try(self, hand: _Hand) -> None:
         """Handle until it is handled, or the partition goes away."""
         while not hand.leaving.is_set():
             try:
@@ -264,17 +269,19 @@ class _Lane:
                     async with asyncio.timeout(self._retry):
                         await hand.leaving.wait()
                 continue
-            return True
-        return False
+            hand.handled = True
+            return
 
-    def _settle(self, hand: _Hand) -> None:
-        """In the thread: commit what was handled, go back to what was not."""
-        assert hand.task is not None
+    def _put_back(self, early: Message) -> None:
+        """In the thread: an event came while another one is in hand."""
+        place = TopicPartition(early.topic() or "", early.partition() or 0, early.offset() or 0)
+        self._consumer.pause([place])
+        self._consumer.seek(place)
+
+    def _commit(self, hand: _Hand) -> None:
+        """In the thread: say that an event was handled."""
         try:
-            if hand.task.cancelled() or not hand.task.result():
-                self._consumer.seek(_place(hand.message))
-            else:
-                self._consumer.commit(message=hand.message, asynchronous=False)
+            self._consumer.commit(message=hand.message, asynchronous=False)
         except TROUBLE as error:  # the next commit says it as well, or it is given again and the inbox drops it
             _log.warning("Kafka could not be told that an event was handled: %s", error)
 
@@ -293,8 +300,8 @@ class _Lane:
             _log.warning("a handler of %s is cancelled: its partition goes to another process", self.group)
             self._cancel(hand)
         hand.taken = True
-        if not hand.task.cancelled() and hand.task.done() and hand.task.result():
-            self._settle(hand)
+        if hand.handled:
+            self._commit(hand)
 
     def _lost(self, _consumer: Consumer, _partitions: list[TopicPartition]) -> None:
         """In the thread: the partitions have gone to other processes already."""
@@ -310,12 +317,8 @@ class _Lane:
             hand.over.wait(1.0)
 
 
-def _place(message: Message) -> TopicPartition:
-    return TopicPartition(message.topic() or "", message.partition() or 0, message.offset() or 0)
-
-
 def _fatal(error: Any) -> bool:
-    """Whether a producer is of no use after this."""
+    """Whether a client is of no use after this."""
     return isinstance(error, KafkaError) and error.fatal()
 
 
