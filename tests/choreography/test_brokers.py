@@ -291,9 +291,13 @@ def test_a_broker_that_cannot_be_made_says_what_to_do(monkeypatch: pytest.Monkey
     with pytest.raises(ChoreographyError, match="broker must be one of memory:, nats:"):
         open_broker("pigeon://x")
 
+    absent: list[str] = []
+
     def missing(name: str) -> Any:
-        raise ModuleNotFoundError("No module named 'redis'", name="redis")
+        raise ModuleNotFoundError(f"No module named {absent[-1]!r}", name=absent[-1])
 
     monkeypatch.setattr(port, "import_module", missing)
-    with pytest.raises(MissingExtra, match=r"seawall\[redis-streams\]"):
-        open_broker("redis://127.0.0.1")
+    for client, scheme, extra in (("redis", "redis", "redis-streams"), ("confluent_kafka", "kafka", "kafka")):
+        absent.append(client)
+        with pytest.raises(MissingExtra, match=rf"seawall\[{extra}\]"):
+            open_broker(f"{scheme}://127.0.0.1")
