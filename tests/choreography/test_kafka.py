@@ -85,7 +85,7 @@ def test_a_process_that_fails_for_long_gives_its_keys_to_one_that_comes(kafka: A
 
 
 def test_a_handler_at_work_ends_before_its_keys_move(kafka: Any) -> None:
-    """A process that comes meanwhile must wait for the event in hand, and never be given it too."""
+    """A process that comes meanwhile must wait for the event in hand, and not be given it too."""
 
     async def story() -> None:
         slow, other = Held(failing=False), Held(failing=False)
@@ -103,7 +103,7 @@ def test_a_handler_at_work_ends_before_its_keys_move(kafka: Any) -> None:
         assert not other.got
         slow.free.set()
         await until(lambda: {(key, 0) for key in KEYS} <= {*slow.got, *other.got})
-        assert len(slow.got) + len(other.got) <= len(KEYS) + 1, "the mock takes no commit while the group changes; Kafka does"
+        assert slow.got[0] == slow.tried[0]  # repeats there may be: the mock takes no commit while the group changes, Kafka does
         await one.stop()
         await two.stop()
 
