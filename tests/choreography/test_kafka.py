@@ -13,6 +13,7 @@ pytest.importorskip("confluent_kafka", reason="the broker is an extra")
 from confluent_kafka import Consumer, TopicPartition
 
 from seawall.choreography import ChoreographyError, Envelope
+from seawall.choreography.brokers import kafka as room
 from seawall.choreography.brokers.kafka import KafkaBroker, _Sender, _servers
 from seawall.choreography.envelope import wrap
 from seawall.demo.choreography import OrderCreated
@@ -314,6 +315,63 @@ def test_an_event_that_comes_beside_one_in_hand_is_put_back(kafka: Any) -> None:
         slow.free.set()
         await until(lambda: len(slow.got) >= 5)
         assert slow.got == [("a", total) for total in range(5)]
+        await broker.stop()
+
+    asyncio.run(story())
+
+
+class Endless:
+    """A handler that never ends by itself."""
+
+    def __init__(self) -> None:
+        self.begun = self.cancelled = 0
+
+    async def deliver(self, given: Envelope) -> None:
+        self.begun += 1
+        try:
+            await asyncio.sleep(3600)
+        except asyncio.CancelledError:
+            self.cancelled += 1
+            raise
+
+
+def test_a_handler_that_does_not_end_is_cancelled_when_its_keys_move(kafka: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One handler that hangs must not keep the whole group from changing."""
+    monkeypatch.setattr(room, "GRACE", 0.5)
+
+    async def story() -> None:
+        endless, well = Endless(), Held(failing=False)
+        well.free.set()
+        one, two = KafkaBroker(kafka.url), KafkaBroker(kafka.url)
+        one.subscribe("orders", "orders-a", endless.deliver)
+        two.subscribe("orders", "orders-a", well.deliver)
+        await one.start()
+        for key in KEYS:
+            await one.publish("orders", envelope(key, 0))
+        await until(lambda: endless.begun)
+        await two.start()
+        await until(lambda: well.got)
+        assert endless.cancelled
+        await one.stop()
+        await until(lambda: len(well.got) >= len(KEYS))
+        await two.stop()
+
+    asyncio.run(story())
+
+
+def test_a_handler_whose_keys_have_gone_already_is_cancelled(kafka: Any) -> None:
+    """Another process may be at work on the event by then."""
+
+    async def story() -> None:
+        endless = Endless()
+        broker = KafkaBroker(kafka.url)
+        broker.subscribe("orders", "orders-a", endless.deliver)
+        await broker.start()
+        await broker.publish("orders", envelope("a", 0))
+        await until(lambda: endless.begun)
+        lane = broker._lanes[0]
+        await lane._call(lambda: lane._lost(lane._consumer, []))
+        assert endless.cancelled == 1
         await broker.stop()
 
     asyncio.run(story())
