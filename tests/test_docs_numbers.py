@@ -22,6 +22,7 @@ from typing import Any
 import pytest
 
 import seawall as sw
+from seawall.choreography.brokers.kafka import KafkaBroker
 from seawall.choreography.brokers.nats import NatsBroker
 from seawall.choreography.brokers.redis import RedisBroker
 from seawall.choreography.inbox import Inbox
@@ -303,6 +304,8 @@ CLAIMS: dict[str, list[Claim]] = {
     "patterns/choreography.md": [
         ("`limit` seconds (30)", lambda: default(Inbox, "limit") == 30),
         ("after 5 s (`ack_wait`)", lambda: default(NatsBroker, "ack_wait") == default(RedisBroker, "ack_wait") == 5.0),
+        ("with Kafka after 6 s", lambda: default(KafkaBroker, "ack_wait") == 6.0),
+        ("replicas (3, with", STATED),
     ],
     "patterns/outbox.md": [
         ("from 0.1 s to 30 s", lambda: (default(Relay, "backoff"), default(Relay, "longest")) == (0.1, 30)),

@@ -79,6 +79,43 @@ def nats(tmp_path: Path) -> Iterator[Nats]:
     server.kill()
 
 
+MOCK = """
+import sys
+from confluent_kafka import Producer
+producer = Producer({"bootstrap.servers": "mock:1", "test.mock.num.brokers": 1})
+(broker,) = producer.list_topics(timeout=30).brokers.values()
+print(f"{broker.host}:{broker.port}", flush=True)
+sys.stdin.read()
+"""
+
+
+class KafkaMock:
+    """librdkafka's mock cluster of one broker, in a process of its own. It speaks Kafka's protocol and has consumer groups, but
+    keeps nothing on disk and picks its own port, so it can be killed and not come back."""
+
+    def __init__(self) -> None:
+        pytest.importorskip("confluent_kafka", reason="the broker is an extra")
+        command = [sys.executable, "-c", MOCK]
+        self.process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+        )
+        assert self.process.stdout is not None
+        self.address = self.process.stdout.readline().strip()
+        assert self.address, "the mock cluster did not start"
+        self.url = f"kafka://{self.address}"
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.communicate()
+
+
+@pytest.fixture
+def kafka() -> Iterator[KafkaMock]:
+    server = KafkaMock()
+    yield server
+    server.kill()
+
+
 @pytest.fixture
 def rabbitmq(tmp_path: Path) -> Iterator[Any]:
     """A RabbitMQ of Debian's packages; skipped, with the reason, where they cannot be had."""

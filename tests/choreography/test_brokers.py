@@ -19,7 +19,7 @@ from seawall.core.errors import MissingExtra
 from seawall.demo.choreography import OrderCreated
 from seawall.testing.servers import RedisServer
 
-BROKERS = ["nats", "redis", "valkey", "rabbitmq"]
+BROKERS = ["nats", "redis", "valkey", "rabbitmq", "kafka"]
 ORDERED = {"nats", "redis", "valkey", "rabbitmq"}  # one message of a group is out at a time, whichever process has it
 
 
@@ -105,7 +105,9 @@ def test_every_group_gets_every_event_in_order_also_those_from_before_it_came(se
         await patiently(two, "orders", envelope("a", 99))
         await until(lambda: ("a", 99) in first.got and ("a", 99) in second.got)
         for group in (first, second):
-            assert [total for _, total in group.got] == sorted(total for _, total in group.got)
+            for key in "ab":
+                totals = [total for of, total in group.got if of == key or server.kind in ORDERED]
+                assert totals == sorted(totals)
         await one.stop()
         await two.stop()
 
@@ -141,8 +143,11 @@ def test_two_processes_of_a_group_share_its_events(server: Server) -> None:
             await broker.start()
         for total in range(30):
             await patiently(brokers[0], "orders", envelope("a", total))
-        await until(lambda: sum(len(group.got) for group in groups) >= 30)
-        assert sorted(total for group in groups for _, total in group.got) == list(range(30))
+        await until(lambda: len({total for group in groups for _, total in group.got}) >= 30)
+        handled = [total for group in groups for _, total in group.got]
+        if server.kind == "kafka":  # its mock cluster takes no commit while a group changes, so one may be given again
+            handled = list(set(handled))
+        assert sorted(handled) == list(range(30))
         for broker in brokers:
             await broker.stop()
 
@@ -203,6 +208,8 @@ def readable(child: Any) -> bool:
 
 def test_a_broker_that_is_killed_has_kept_what_it_acknowledged(server: Server) -> None:
     """It dies with events in it and comes back on its files; who waits for them gets them, and publishing goes on."""
+    if server.kind == "kafka":
+        pytest.skip("Kafka is librdkafka's mock cluster here: it keeps nothing on disk, so it cannot come back with what it had")
 
     async def story() -> None:
         group = Group()
@@ -284,9 +291,13 @@ def test_a_broker_that_cannot_be_made_says_what_to_do(monkeypatch: pytest.Monkey
     with pytest.raises(ChoreographyError, match="broker must be one of memory:, nats:"):
         open_broker("pigeon://x")
 
+    absent: list[str] = []
+
     def missing(name: str) -> Any:
-        raise ModuleNotFoundError("No module named 'redis'", name="redis")
+        raise ModuleNotFoundError(f"No module named {absent[-1]!r}", name=absent[-1])
 
     monkeypatch.setattr(port, "import_module", missing)
-    with pytest.raises(MissingExtra, match=r"seawall\[redis-streams\]"):
-        open_broker("redis://127.0.0.1")
+    for client, scheme, extra in (("redis", "redis", "redis-streams"), ("confluent_kafka", "kafka", "kafka")):
+        absent.append(client)
+        with pytest.raises(MissingExtra, match=rf"seawall\[{extra}\]"):
+            open_broker(f"{scheme}://127.0.0.1")

@@ -17,6 +17,7 @@ BROKERS: Final = {
     "nats": ("seawall.choreography.brokers.nats:NatsBroker", "nats"),
     "amqp": ("seawall.choreography.brokers.rabbitmq:RabbitMqBroker", "rabbitmq"),
     "amqps": ("seawall.choreography.brokers.rabbitmq:RabbitMqBroker", "rabbitmq"),
+    "kafka": ("seawall.choreography.brokers.kafka:KafkaBroker", "kafka"),
     "redis": ("seawall.choreography.brokers.redis:RedisBroker", "redis-streams"),
     "rediss": ("seawall.choreography.brokers.redis:RedisBroker", "redis-streams"),
 }
@@ -67,7 +68,7 @@ def open_broker(url: str) -> Broker:
     try:
         found = getattr(import_module(module), name)
     except ModuleNotFoundError as error:
-        if (error.name or "").partition(".")[0] not in ("faststream", "nats", "redis", "aio_pika"):
+        if (error.name or "").partition(".")[0] not in ("faststream", "nats", "redis", "aio_pika", "confluent_kafka"):
             raise
         raise MissingExtra(f'the broker {scheme}: needs an extra: pip install "seawall[{extra}]"') from error
     broker: Broker = found(url)
