@@ -10,11 +10,12 @@ import pytest
 
 pytest.importorskip("confluent_kafka", reason="the broker is an extra")
 
-from confluent_kafka import Consumer, TopicPartition
+from confluent_kafka import Consumer, Producer, TopicPartition
 
 from seawall.choreography import ChoreographyError, Envelope
 from seawall.choreography.brokers import kafka as room
-from seawall.choreography.brokers.kafka import KafkaBroker, _Sender, _servers
+from seawall.choreography.brokers.kafka import KafkaBroker, _Sender
+from seawall.choreography.brokers.kafka_url import read
 from seawall.choreography.envelope import wrap
 from seawall.demo.choreography import OrderCreated
 
@@ -248,7 +249,7 @@ def test_a_producer_of_no_more_use_is_replaced(kafka: Any) -> None:
 
 @pytest.mark.parametrize("url", [
     "kafka:127.0.0.1:9092", "kafka://", "kafka://127.0.0.1", "kafka://127.0.0.1:0", "kafka://127.0.0.1:99999", "kafka://a:1,,b:2",
-    "kafka://a:1, b:2", "kafka://a:1/topic", "kafka://a:x", "kafka://user:secret@a:1", "http://a:1",
+    "kafka://a:1, b:2", "kafka://a:1/topic", "kafka://a:x", "kafka://user@a:1", "kafka://user:secret@a", "http://a:1",
 ])  # fmt: skip
 def test_a_url_that_says_no_servers_is_refused(url: str) -> None:
     """A typing error is told when the choreography is opened, not when the first event is sent, and never with a password."""
@@ -257,9 +258,40 @@ def test_a_url_that_says_no_servers_is_refused(url: str) -> None:
     assert "secret" not in str(raised.value)
 
 
+@pytest.mark.parametrize(("url", "wanted"), [
+    ("kafkas://a:1", {"security.protocol": "SSL"}),
+    ("kafkas://a:1,b:2?ca=/ca.pem&cert=/c.pem&key=/k.pem", {
+        "bootstrap.servers": "a:1,b:2", "security.protocol": "SSL", "ssl.ca.location": "/ca.pem",
+        "ssl.certificate.location": "/c.pem", "ssl.key.location": "/k.pem",
+    }),
+    ("kafkas://me:s%40cret@a:1", {
+        "security.protocol": "SASL_SSL", "sasl.mechanism": "PLAIN", "sasl.username": "me", "sasl.password": "s@cret",
+    }),
+    ("kafka://me:secret@a:1", {"security.protocol": "SASL_PLAINTEXT", "sasl.mechanism": "SCRAM-SHA-512"}),
+    ("kafka://me:secret@a:1?mechanism=SCRAM-SHA-256", {"sasl.mechanism": "SCRAM-SHA-256"}),
+])  # fmt: skip
+def test_tls_and_a_login_are_in_the_url(url: str, wanted: dict[str, str]) -> None:
+    """What a cluster in production asks for; the client takes these settings, though no such cluster runs here."""
+    found = read(url)
+    assert wanted.items() <= found.items()
+    known = {name: value for name, value in found.items() if not name.startswith("ssl.")}  # files that are not there
+    Producer(known).purge()
+
+
+@pytest.mark.parametrize("url", [
+    "kafka://a:1?ca=/ca.pem", "kafka://a:1?mechanism=PLAIN", "kafkas://a:1?cafile=x", "kafkas://a:1?ca=",
+    "kafka://me:secret@a:1?mechanism=KERBEROS", "kafka://:secret@a:1", "kafkas://me:secret@a:1?password=secret",
+])  # fmt: skip
+def test_options_that_do_nothing_are_refused(url: str) -> None:
+    """A certificate that is silently not used is a door that is silently open."""
+    with pytest.raises(ChoreographyError) as raised:
+        KafkaBroker(url)
+    assert "secret" not in str(raised.value)
+
+
 def test_what_cannot_be_is_refused() -> None:
     """Names that Kafka has no topics of, and seconds that are none; servers are read as they are written."""
-    assert _servers("kafka://a:1,[::1]:2/") == "a:1,[::1]:2"
+    assert read("kafka://a:1,[::1]:2/") == {"bootstrap.servers": "a:1,[::1]:2"}
     broker = KafkaBroker("kafka://127.0.0.1:9092")
     for name in ("", "a b", "..", "x" * 250, "ä"):
         with pytest.raises(ChoreographyError, match="a topic of Kafka must have"):

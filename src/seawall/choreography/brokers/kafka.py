@@ -15,10 +15,10 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any, Final, TypeVar
-from urllib.parse import urlsplit
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Producer, TopicPartition
 
+from seawall.choreography.brokers import kafka_url
 from seawall.choreography.brokers.port import Deliver, end
 from seawall.choreography.envelope import Envelope
 from seawall.choreography.errors import ChoreographyError, EventError
@@ -35,9 +35,11 @@ _quiet = logging.getLogger("seawall.choreography.kafka")
 
 
 class KafkaBroker:
-    """url: "kafka://127.0.0.1:9092", more servers after commas. Kafka divides a topic's partitions, and with them the keys, among
-    the processes of a group; each has one event at a time, so handlers see each key in order. Topics are made by the cluster
-    (`auto.create.topics.enable`), or by you with as many partitions as processes may share the work.
+    """url: "kafka://127.0.0.1:9092", more servers after commas; TLS and a login: `kafka_url.read`.
+
+    Kafka divides a topic's partitions, and with them the keys, among the processes of a group; each has one event at a time, so
+    handlers see each key in order. Topics are made by the cluster (`auto.create.topics.enable`), or by you with as many
+    partitions as processes may share the work.
 
     retry: seconds before a message that could not be handled is handled again. ack_wait: seconds without a sign of life after
     which the partitions of a process go to others, >= 6 unless the cluster's `group.min.session.timeout.ms` says otherwise.
@@ -48,7 +50,7 @@ class KafkaBroker:
             if not value > 0:
                 raise ChoreographyError(f"{name} must be seconds > 0; got {value!r}")
         self.retry, self.ack_wait = retry, ack_wait
-        self.servers = _servers(url)
+        self.settings = kafka_url.read(url)
         self._topics: set[str] = set()
         self._lanes: list[_Lane] = []
         self._tasks: list[asyncio.Task[None]] = []
@@ -65,14 +67,14 @@ class KafkaBroker:
     def _reading(self, group: str) -> dict[str, Any]:
         pause = int(self.ack_wait * 1000)
         return {
-            **_connection(self.servers), "group.id": group, "auto.offset.reset": "earliest", "enable.auto.commit": False,
+            **_connection(self.settings), "group.id": group, "auto.offset.reset": "earliest", "enable.auto.commit": False,
             "session.timeout.ms": pause, "heartbeat.interval.ms": max(1, pause // 3), "max.poll.interval.ms": max(300_000, pause),
             "partition.assignment.strategy": "range",
         }  # fmt: skip
 
     async def start(self) -> None:
         """Connect, waiting for a server that is not up yet, and begin to deliver."""
-        self._sender = sender = _Sender(self.servers)
+        self._sender = sender = _Sender(self.settings)
         while not await asyncio.to_thread(sender.ready, self._topics):
             await asyncio.sleep(0.2)
         self._tasks = [asyncio.create_task(lane.run()) for lane in self._lanes]
@@ -83,7 +85,7 @@ class KafkaBroker:
             raise ChoreographyError(f"event {envelope.id} cannot be published: the broker is not started")
         if self._sender.broken:
             self._sender.close()
-            self._sender = _Sender(self.servers)
+            self._sender = _Sender(self.settings)
         try:
             async with asyncio.timeout(ACKNOWLEDGED_IN * 2):
                 error = await self._sender.send(topic, envelope)
@@ -107,12 +109,12 @@ class KafkaBroker:
 class _Sender:
     """A producer that writes nothing twice, and the thread that hears of its acknowledgements."""
 
-    def __init__(self, servers: str) -> None:
-        settings = {
-            **_connection(servers), "acks": "all", "enable.idempotence": True, "linger.ms": 0,
+    def __init__(self, settings: dict[str, Any]) -> None:
+        sending = {
+            **_connection(settings), "acks": "all", "enable.idempotence": True, "linger.ms": 0,
             "message.timeout.ms": int(ACKNOWLEDGED_IN * 1000), "partitioner": "murmur2_random",  # as Java's producers
         }  # fmt: skip
-        self.producer = Producer(settings, logger=_quiet)
+        self.producer = Producer(sending, logger=_quiet)
         self.broken = False
         self._closing = False
         self.thread = threading.Thread(target=self._hear, name="seawall-kafka-producer", daemon=True)
@@ -322,30 +324,14 @@ def _fatal(error: Any) -> bool:
     return isinstance(error, KafkaError) and error.fatal()
 
 
-def _connection(servers: str) -> dict[str, Any]:
+def _connection(settings: dict[str, Any]) -> dict[str, Any]:
     def trouble(error: KafkaError) -> None:
         _log.warning("Kafka: %s", error)
 
-    return {"bootstrap.servers": servers, "reconnect.backoff.max.ms": 1000, "log_level": 2, "error_cb": trouble}
+    return {**settings, "reconnect.backoff.max.ms": 1000, "log_level": 2, "error_cb": trouble}
 
 
 def _topic(name: str) -> str:
     if not TOPIC.fullmatch(name) or name in (".", ".."):
         raise ChoreographyError(f"a topic of Kafka must have 1 to 249 letters, digits, dots, dashes or underscores; got {name!r}")
     return name
-
-
-def _servers(url: str) -> str:
-    """The servers of a URL, as librdkafka wants them."""
-    scheme, _, rest = url.partition("://")
-    servers = rest.removesuffix("/").split(",")
-    for server in servers:
-        try:
-            parts = urlsplit(f"//{server}")
-            good = bool(parts.hostname) and bool(parts.port) and not set(server) & set("/?#@") and server == server.strip()
-        except ValueError:
-            good = False
-        if scheme != "kafka" or not good:
-            got = server.rpartition("@")[2]  # what stands before it may be a secret
-            raise ChoreographyError(f'broker must read like "kafka://127.0.0.1:9092,127.0.0.1:9093"; got {got!r} as a server')
-    return ",".join(servers)

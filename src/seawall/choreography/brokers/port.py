@@ -17,6 +17,7 @@ BROKERS: Final = {
     "nats": ("seawall.choreography.brokers.nats:NatsBroker", "nats"),
     "amqp": ("seawall.choreography.brokers.rabbitmq:RabbitMqBroker", "rabbitmq"),
     "amqps": ("seawall.choreography.brokers.rabbitmq:RabbitMqBroker", "rabbitmq"),
+    "kafkas": ("seawall.choreography.brokers.kafka:KafkaBroker", "kafka"),
     "kafka": ("seawall.choreography.brokers.kafka:KafkaBroker", "kafka"),
     "redis": ("seawall.choreography.brokers.redis:RedisBroker", "redis-streams"),
     "rediss": ("seawall.choreography.brokers.redis:RedisBroker", "redis-streams"),
