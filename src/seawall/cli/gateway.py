@@ -28,7 +28,7 @@ def run(file: Path, /, *, folder: Path | None = None, access_log: Flag = False, 
     folder
         Where Envoy's files stand, and status.json for `seawall gateway status`; by default a temporary one.
     access_log
-        Envoy writes access.log there, one JSON object per request.
+        Envoy writes access.log there, one JSON object per request, and each request is printed as an event.
     json
         Print events as JSON.
     """

@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import platform
+import resource
 import shutil
 import signal
 import socket
@@ -74,9 +75,12 @@ def check_ports(listeners: Iterable[Listener]) -> None:
 
 
 class Envoy:
-    """Keeps one Envoy alive. bootstrap: its first configuration. folder: for its files. drain: seconds that a stop may take."""
+    """Keeps one Envoy alive. bootstrap: its first configuration. folder: for its files. drain: seconds that a stop may take.
+    file_bytes: beyond which it may write no file, where the system can see to that."""
 
-    def __init__(self, path: str, bootstrap: dict[str, Any], folder: Path, *, drain: float, workers: int, tell: Tell) -> None:
+    def __init__(
+        self, path: str, bootstrap: dict[str, Any], folder: Path, *, drain: float, workers: int, tell: Tell, file_bytes: int
+    ) -> None:
         self.folder = folder
         self.restarts = 0
         self.process: Process | None = None
@@ -84,6 +88,7 @@ class Envoy:
         self._drain = drain
         self._workers = workers
         self._tell = tell
+        self._file_bytes = file_bytes
         self._keeper: asyncio.Task[None] | None = None
         self._stopping = False
         self._bootstrap = folder / "bootstrap.json"
@@ -153,13 +158,17 @@ class Envoy:
         words = ["-c", str(self._bootstrap), "--admin-address-path", str(self.folder / "admin.txt"), "--log-level", "warning"]
         words += ["--concurrency", str(self._workers), "--disable-hot-restart", "--base-id", str(os.getpid() & 0x7FFF)]
         words += ["--drain-time-s", str(max(1, round(self._drain))), "--drain-strategy", "immediate"]
+        words += ["--file-flush-interval-msec", "250"]
         with (self.folder / "envoy.log").open("ab") as log:
             try:
                 self.process = await asyncio.create_subprocess_exec(
-                    self._path, *words, stdin=DEVNULL, stdout=DEVNULL, stderr=log, start_new_session=True
-                )
+                    self._path, *words, stdin=DEVNULL, stdout=DEVNULL, stderr=log, start_new_session=True, restore_signals=False
+                )  # restore_signals: a write beyond the limit is an error then, not the end of Envoy
             except OSError as error:
                 raise EnvoyBroken(f"{self._path} cannot be started: {error.strerror or error}") from error
+        if hasattr(resource, "prlimit"):
+            with suppress(OSError):
+                resource.prlimit(self.process.pid, resource.RLIMIT_FSIZE, (self._file_bytes, self._file_bytes))
 
     async def _ready(self) -> None:
         process = self.process

@@ -18,6 +18,8 @@ from seawall.core import clock as clocks
 from seawall.core.errors import ConfigError, MissingExtra
 from seawall.core.events import Event, Sink, Sinks, everywhere
 from seawall.discovery import Registry, Snapshot, Watching
+from seawall.gateway.access_log import DRAINS, AccessLog
+from seawall.gateway.admin import Admin
 from seawall.gateway.clusters import loopback_grpc
 from seawall.gateway.counters import Counters
 from seawall.gateway.endpoints import ip_of, keeps
@@ -33,7 +35,7 @@ LOOKS: Final = 1.0
 
 SETTLES: Final = 1.0
 """Seconds after which Envoy has taken over new routes, before the clusters of the old ones go."""
-FIXED: Final = ("limits", "admin_port", "binary", "workers", "drain", "control", "xds_port")
+FIXED: Final = ("limits", "admin_port", "binary", "workers", "drain", "control", "xds_port", "log", "log_bytes")
 XDS: Final = "seawall-xds"
 ADS_SOURCE: Final[dict[str, Any]] = {"ads": {}, "resource_api_version": "V3"}
 
@@ -52,7 +54,7 @@ class Gateway:
     """A real Envoy that follows a file and the registries it names, for `async with`.
 
     path: a `gateway.toml`. folder: where Envoy's files stand; default None = a temporary one. access_log: whether Envoy writes
-    `access.log` there, one JSON object per request. Default False.
+    `access.log` there, one JSON object per request, and each is told as an event. Default False = if the file says [access_log].
 
     Entering raises ConfigError for a bad file, MissingExtra without Envoy, EnvoyBroken when it does not become ready.
     """
@@ -64,7 +66,8 @@ class Gateway:
         self.envoy: Envoy | None = None
         self.complaints: tuple[str, ...] = ()
         self._given = None if folder is None else Path(folder)
-        self._log = access_log
+        self._logs = access_log or self.config.log
+        self._log: AccessLog | None = None
         self._sinks = Sinks()
         self._counters = Counters(self.tell)
         self._stack = AsyncExitStack()
@@ -83,9 +86,9 @@ class Gateway:
         """Send every event of this gateway to `sink`; calling the result ends it."""
         return self._sinks.add(sink)
 
-    def tell(self, kind: str, **data: Any) -> None:
-        """Emit an event."""
-        event = Event(kind, "gateway", clocks.resolve(None).monotonic(), data=data)
+    def tell(self, kind: str, *, took: float | None = None, **data: Any) -> None:
+        """Emit an event. took: seconds, of what has ended."""
+        event = Event(kind, "gateway", clocks.resolve(None).monotonic(), data=data, took=took)
         self._sinks.emit(event)
         everywhere.emit(event)
 
@@ -101,12 +104,23 @@ class Gateway:
             self._publisher = FilePublisher(folder.absolute() / "xds")
             await self._watch()
             await self._publish()
+            if self._logs:
+                self._log = AccessLog(folder.absolute() / "access.log", self.tell, self.config.log_bytes)
+                self._stack.push_async_callback(self._last_requests)
             self.envoy = Envoy(
-                path, self._bootstrap(), folder, drain=self.config.drain, workers=self.config.workers, tell=self.tell
+                path,
+                self._bootstrap(),
+                folder,
+                drain=self.config.drain,
+                workers=self.config.workers,
+                tell=self.tell,
+                file_bytes=self.config.log_bytes * DRAINS,
             )
             self._stack.push_async_callback(self.envoy.stop)
             await self.envoy.start()
             self._tasks = [asyncio.create_task(self._follow()), asyncio.create_task(self._look())]
+            if self._log is not None:
+                self._tasks.append(asyncio.create_task(self._log.follow(self._admin)))
             (folder / "status.json").write_text(
                 json.dumps({"pid": self.envoy.pid, "admin": self.envoy.admin.port, "file": str(self.path)}), encoding="utf-8"
             )
@@ -124,13 +138,16 @@ class Gateway:
         self.tell("gateway.stopped")
 
     async def reload(self) -> None:
-        """Read the file again, whole or not at all. Raises ConfigError for a bad one, and for another admin or Envoy; what runs
-        goes on under the last good one."""
+        """Read the file again, whole or not at all; what runs goes on under the last good one.
+
+        Raises ConfigError for a bad file, and for another [access_log], [admin], [envoy] or [rate_limits].
+        """
         try:
             fresh = GatewayConfig.read(self.path)
             if any(getattr(fresh, name) != getattr(self.config, name) for name in FIXED):
                 raise ConfigError(
-                    "[admin], [envoy] and [rate_limits] cannot change while it runs; start it anew", path=str(self.path)
+                    "[access_log], [admin], [envoy] and [rate_limits] cannot change while it runs; start it anew",
+                    path=str(self.path),
                 )
             compute(fresh, self._snapshots, self._source, addresses=self._addresses, limits_port=self._limits_port)
         except (ConfigError, ValueError) as error:
@@ -220,7 +237,7 @@ class Gateway:
     async def _publish(self) -> None:
         assert self._publisher is not None
         await self._resolve()
-        log = str(self._publisher.folder.parent / "access.log") if self._log else None
+        log = str(self._publisher.folder.parent / "access.log") if self._logs else None
         fresh = compute(
             self.config,
             self._snapshots,
@@ -250,6 +267,17 @@ class Gateway:
                 self._addresses[host] = str(found[0][4][0])
             except OSError as error:
                 self.tell("gateway.no_address", host=host, error=str(error))
+
+    def _admin(self) -> Admin:
+        assert self.envoy is not None
+        return self.envoy.admin
+
+    async def _last_requests(self) -> None:
+        """Tell what Envoy wrote until its end."""
+        assert self._log is not None
+        with suppress(OSError):
+            await self._log.look()
+        self._log.close()
 
     async def _look(self) -> None:
         seen = 0

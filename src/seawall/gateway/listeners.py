@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+from seawall.gateway.access_log import FIELDS
 from seawall.gateway.clusters import LIMITS, Source, duration, name_of
 from seawall.gateway.settings import GatewayConfig, Listener, Route, Tls
 from seawall.gateway.translate import Bucket, Retries
@@ -77,17 +78,7 @@ def _filter(name: str, kind: str, **told: Any) -> dict[str, Any]:
 def _access_log(path: str | None, listener: str) -> list[dict[str, Any]]:
     if path is None:
         return []
-    fields = {
-        "listener": listener,
-        "route": "%ROUTE_NAME%",
-        "method": "%REQ(:METHOD)%",
-        "status": "%RESPONSE_CODE%",
-        "flags": "%RESPONSE_FLAGS%",
-        "took_ms": "%DURATION%",
-        "upstream": "%UPSTREAM_HOST%",
-        "cluster": "%UPSTREAM_CLUSTER_RAW%",
-        "attempts": "%UPSTREAM_REQUEST_ATTEMPT_COUNT%",
-    }
+    fields = {"listener": listener, **FIELDS}
     return [
         {
             "name": "envoy.access_loggers.file",

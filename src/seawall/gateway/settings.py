@@ -22,7 +22,7 @@ from seawall.pipeline.limiter import RateLimiter
 BALANCES: Final = {"least_request": "LEAST_REQUEST", "round_robin": "ROUND_ROBIN", "random": "RANDOM"}
 HASHES: Final = {"maglev": "MAGLEV", "ring_hash": "RING_HASH"}
 PORT: Final = tables.whole(1, 65535)
-ROOTS: Final = ("include", "registry", "admin", "envoy", "listeners", "services", "routes", "rate_limits")
+ROOTS: Final = ("include", "registry", "access_log", "admin", "envoy", "listeners", "services", "routes", "rate_limits")
 POLICY_ROOTS: Final = ("pipelines", "policies", "processes")
 
 
@@ -138,6 +138,8 @@ class GatewayConfig:
     drain: float = 10.0
     control: str = "file"
     xds_port: int = 0
+    log: bool = False
+    log_bytes: int = 16 * 1024 * 1024
 
     @classmethod
     def read(cls, path: str | Path) -> GatewayConfig:
@@ -166,6 +168,11 @@ class GatewayConfig:
 def _engine(top: Table) -> dict[str, Any]:
     admin, envoy = top.table("admin"), top.table("envoy")
     found: dict[str, Any] = {}
+    log = top.table("access_log")
+    if log is not None:
+        found["log"] = True
+        found["log_bytes"] = log.read("size_bytes", tables.whole(64 * 1024, 1 << 40), 16 * 1024 * 1024)
+        log.done()
     if admin is not None:
         found["admin_port"] = admin.read("port", tables.whole(0, 65535), 0)
         admin.done()
