@@ -1,4 +1,4 @@
-"""`seawall gateway FILE | render FILE | status FOLDER`: a real Envoy that follows a file and the registries it names."""
+"""`seawall gateway FILE | render FILE | bootstrap FILE HOST | status FOLDER`: a real Envoy that follows a file and the registries it names."""
 
 from __future__ import annotations
 
@@ -101,6 +101,40 @@ def render(file: Path, /) -> int:
         print(error, file=sys.stderr)
         return BAD_INPUT
     print(codec.dumps({"version": found.version(), **{kind: list(found.of(kind).values()) for kind in TYPES}}, indent=1))
+    return 0
+
+
+def bootstrap(file: Path, host: str, /, *, node: str | None = None) -> int:
+    """Print the first configuration of an Envoy on another machine, as JSON: `envoy -c` it there. The exit status is 2 for a file
+    that cannot be used, or that does not say where such an Envoy would ask.
+
+    Parameters
+    ----------
+    file
+        A gateway.toml with control = "ads", xds_port, xds_tls and xds_client. The certificates of xds_client must stand at the
+        same place there.
+    host
+        The name or address under which that machine reaches this gateway.
+    node
+        How that Envoy is called; by default after the file and the host of the gateway.
+    """
+    from seawall.core.errors import ConfigError
+    from seawall.gateway import GatewayConfig
+    from seawall.gateway.bootstrap import ADS_SOURCE
+    from seawall.gateway.bootstrap import bootstrap as told
+
+    try:
+        config = GatewayConfig.read(file)
+        if config.xds_client is None or config.xds_port == 0:
+            raise ConfigError(
+                "an Envoy elsewhere needs control = 'ads', an xds_port other than 0, [envoy.xds_tls] and [envoy.xds_client]",
+                path=str(file),
+            )
+        found = told(config, lambda _kind, _name: ADS_SOURCE, port=config.xds_port, host=host, node=node)
+    except ConfigError as error:
+        print(error, file=sys.stderr)
+        return BAD_INPUT
+    print(codec.dumps(found, indent=1))
     return 0
 
 

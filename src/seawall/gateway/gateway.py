@@ -20,7 +20,8 @@ from seawall.core.events import Event, Sink, Sinks, everywhere
 from seawall.discovery import Registry, Snapshot, Watching
 from seawall.gateway.access_log import DRAINS, AccessLog
 from seawall.gateway.admin import Admin
-from seawall.gateway.clusters import loopback_grpc
+from seawall.gateway.bootstrap import ADS_SOURCE, bootstrap
+from seawall.gateway.clusters import LIMITS, limits_cluster
 from seawall.gateway.counters import Counters
 from seawall.gateway.endpoints import ip_of, keeps
 from seawall.gateway.envoy import Envoy, EnvoyBroken, binary, check_ports
@@ -35,9 +36,8 @@ LOOKS: Final = 1.0
 
 SETTLES: Final = 1.0
 """Seconds after which Envoy has taken over new routes, before the clusters of the old ones go."""
-FIXED: Final = ("limits", "admin_port", "binary", "workers", "drain", "control", "xds_port", "log", "log_bytes")
-XDS: Final = "seawall-xds"
-ADS_SOURCE: Final[dict[str, Any]] = {"ads": {}, "resource_api_version": "V3"}
+FIXED: Final = ("limits", "admin_port", "binary", "workers", "drain", "control", "log", "log_bytes")
+FIXED_XDS: Final = ("xds_port", "xds_address", "xds_tls", "xds_client")
 
 
 def _over_grpc() -> Any:
@@ -144,7 +144,7 @@ class Gateway:
         """
         try:
             fresh = GatewayConfig.read(self.path)
-            if any(getattr(fresh, name) != getattr(self.config, name) for name in FIXED):
+            if any(getattr(fresh, name) != getattr(self.config, name) for name in (*FIXED, *FIXED_XDS)):
                 raise ConfigError(
                     "[access_log], [admin], [envoy] and [rate_limits] cannot change while it runs; start it anew",
                     path=str(self.path),
@@ -165,8 +165,11 @@ class Gateway:
         if config.control == "ads":
             over_grpc = _over_grpc()
             self.ads = over_grpc.Ads(self.tell)
-            self._xds_port = await self._listen(over_grpc.Server(config.xds_port, ads=self.ads))
-        if config.limits.named:
+            shared = over_grpc.RateLimits(config.limits) if config.xds_tls is not None and config.limits.named else None
+            self._xds_port = await self._listen(
+                over_grpc.Server(config.xds_port, address=config.xds_address, tls=config.xds_tls, ads=self.ads, limits=shared)
+            )
+        if config.limits.named and limits_cluster(config) == LIMITS:
             over_grpc = _over_grpc()
             self._limits_port = await self._listen(
                 over_grpc.Server(config.limits.port, limits=over_grpc.RateLimits(config.limits))
@@ -181,21 +184,7 @@ class Gateway:
         return int(server.port)
 
     def _bootstrap(self) -> dict[str, Any]:
-        node = {"id": f"seawall-{self.path.stem}", "cluster": "seawall"}
-        admin = {"address": {"socket_address": {"address": "127.0.0.1", "port_value": self.config.admin_port}}}
-        if self.ads is not None:
-            asks = {"api_type": "GRPC", "transport_api_version": "V3", "grpc_services": [{"envoy_grpc": {"cluster_name": XDS}}]}
-            return {
-                "node": node,
-                "admin": admin,
-                "dynamic_resources": {"ads_config": asks, "cds_config": ADS_SOURCE, "lds_config": ADS_SOURCE},
-                "static_resources": {"clusters": [loopback_grpc(XDS, self._xds_port)]},
-            }
-        return {
-            "node": node,
-            "admin": admin,
-            "dynamic_resources": {"cds_config": self._source("clusters", ""), "lds_config": self._source("listeners", "")},
-        }
+        return bootstrap(self.config, self._source, port=self._xds_port)
 
     def _source(self, kind: str, name: str) -> dict[str, Any]:
         if self.ads is not None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any, Final
 
 from seawall.gateway.access_log import FIELDS
-from seawall.gateway.clusters import LIMITS, Source, duration, name_of
-from seawall.gateway.settings import GatewayConfig, Listener, Route, Tls
+from seawall.gateway.clusters import Source, duration, limits_cluster, name_of
+from seawall.gateway.settings import GatewayConfig, Listener, Route
+from seawall.gateway.tls import Tls
 from seawall.gateway.translate import Bucket, Retries
 
 _HTTP: Final = "type.googleapis.com/envoy.extensions.filters.http"
@@ -59,7 +60,7 @@ def _filters(one: Listener, config: GatewayConfig) -> list[dict[str, Any]]:
     if any(route.policy.bucket for route in routes):
         found.append(_filter("local_ratelimit", "local_ratelimit.v3.LocalRateLimit", stat_prefix=one.name))
     if any(route.limits for route in routes):
-        service = {"grpc_service": {"envoy_grpc": {"cluster_name": LIMITS}}, "transport_api_version": "V3"}
+        service = {"grpc_service": {"envoy_grpc": {"cluster_name": limits_cluster(config)}}, "transport_api_version": "V3"}
         told = {
             "domain": "seawall",
             "timeout": duration(config.limits.timeout),

@@ -6,14 +6,16 @@ import ipaddress
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from seawall.balancing.rules.ejection import Outliers
 from seawall.core import units
 from seawall.core.errors import ConfigError
 from seawall.discovery.instance import service_name
 from seawall.gateway import tables
+from seawall.gateway.engine import address, read_engine
 from seawall.gateway.tables import Table, read_tables
+from seawall.gateway.tls import Tls, read_tls
 from seawall.gateway.translate import Translated, translate
 from seawall.pipeline.build import suggest
 from seawall.pipeline.config import Reading
@@ -24,16 +26,6 @@ HASHES: Final = {"maglev": "MAGLEV", "ring_hash": "RING_HASH"}
 PORT: Final = tables.whole(1, 65535)
 ROOTS: Final = ("include", "registry", "access_log", "admin", "envoy", "listeners", "services", "routes", "rate_limits")
 POLICY_ROOTS: Final = ("pipelines", "policies", "processes")
-
-
-@dataclass(frozen=True, slots=True)
-class Tls:
-    """Files of one side's TLS. cert, key: who we are; ca: whom we trust; name: whom we expect, as SNI and in the certificate."""
-
-    cert: str | None = None
-    key: str | None = None
-    ca: str | None = None
-    name: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,6 +130,9 @@ class GatewayConfig:
     drain: float = 10.0
     control: str = "file"
     xds_port: int = 0
+    xds_address: str = "127.0.0.1"
+    xds_tls: Tls | None = None
+    xds_client: Tls | None = None
     log: bool = False
     log_bytes: int = 16 * 1024 * 1024
 
@@ -162,28 +157,7 @@ class GatewayConfig:
         if not routes:
             raise top.error("there must be at least one [[routes]] table", "routes")
         _one_door_each(top, listeners)
-        return cls(file, listeners, services, routes, limits, **_engine(top))
-
-
-def _engine(top: Table) -> dict[str, Any]:
-    admin, envoy = top.table("admin"), top.table("envoy")
-    found: dict[str, Any] = {}
-    log = top.table("access_log")
-    if log is not None:
-        found["log"] = True
-        found["log_bytes"] = log.read("size_bytes", tables.whole(64 * 1024, 1 << 40), 16 * 1024 * 1024)
-        log.done()
-    if admin is not None:
-        found["admin_port"] = admin.read("port", tables.whole(0, 65535), 0)
-        admin.done()
-    if envoy is not None:
-        found["binary"] = envoy.read("binary", tables.text, None)
-        found["workers"] = envoy.read("workers", tables.whole(1, 256), 1)
-        found["drain"] = envoy.read("drain", tables.seconds, 10.0)
-        found["control"] = envoy.read("control", lambda name, value: units.one_of(name, value, ("file", "ads")), "file")
-        found["xds_port"] = envoy.read("xds_port", tables.whole(0, 65535), 0)
-        envoy.done()
-    return found
+        return cls(file, listeners, services, routes, limits, **read_engine(top))
 
 
 def _policies(top: Table) -> dict[str, Translated | ConfigError]:
@@ -204,33 +178,16 @@ def _policies(top: Table) -> dict[str, Translated | ConfigError]:
     return found
 
 
-def _tls(table: Table | None, *, server: bool) -> Tls | None:
-    if table is None:
-        return None
-    file = tables.file_of(table.path.parent)
-    cert, key, ca = (table.read(part, file, None) for part in ("cert", "key", "ca"))
-    found = Tls(cert, key, ca, table.read("name", tables.text, None))
-    table.done()
-    if (found.cert is None) != (found.key is None) or (server and found.cert is None):
-        raise table.error(f"{table.label} needs cert and key together", "cert" if found.cert else "key")
-    if not server and found.ca is None:
-        raise table.error(f"{table.label} must say ca: whose certificates are believed")
-    return found
-
-
 def _listener(name: str, table: Table) -> Listener:
     def network(label: str, value: object) -> tuple[str, ...]:
         return tuple(str(ipaddress.ip_network(each)) for each in tables.texts(label, value))
-
-    def address(label: str, value: object) -> str:
-        return str(ipaddress.ip_address(tables.text(label, value)))
 
     service_of(table, name)
     found = Listener(
         name,
         table.read("port", PORT),
         table.read("address", address, "127.0.0.1"),
-        _tls(table.table("tls"), server=True),
+        read_tls(table.table("tls"), server=True),
         table.read("trusted", network, ()),
     )
     table.done()
@@ -261,7 +218,7 @@ def _service(name: str, table: Table, registry: str | None) -> Service:
         table.read("connect", tables.seconds, 1.0),
         _ejection(table),
         _health_check(table.table("health_check")),
-        _tls(table.table("tls"), server=False),
+        read_tls(table.table("tls"), server=False),
         http2=table.read("http2", tables.flag, default=False),
     )
     table.done()
