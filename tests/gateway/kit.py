@@ -110,7 +110,7 @@ class load:  # noqa: N801
 
 def certificates(folder: Path, *names: str, authority: str = "ca") -> None:
     """An authority, `ca.pem`, and for each name `NAME.pem` and `NAME.key` that it has signed, for localhost and 127.0.0.1."""
-    made = "-newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes".split()
+    made = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
 
     def openssl(*words: str) -> None:
         subprocess.run(["openssl", *words], cwd=folder, check=True, capture_output=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import importlib
 import json
 import shutil
 from pathlib import Path
@@ -15,7 +16,9 @@ from tests.gateway.test_real_envoy import get
 
 from seawall.cli import main as command
 from seawall.core.errors import ConfigError
+from seawall.core.events import Event
 from seawall.gateway import Gateway, GatewayConfig
+from seawall.gateway.access_log import FLAGS
 from seawall.gateway.envoy import Envoy, binary
 from seawall.gateway.over_grpc import Certificates, discovery_pb2
 from seawall.gateway.tls import Tls
@@ -81,6 +84,47 @@ async def test_an_envoy_elsewhere_starts_from_the_printed_bootstrap(
                 assert found["cluster.stock.membership_healthy"] == 1
             finally:
                 await other.stop()
+
+
+async def test_an_envoy_elsewhere_tells_its_requests_over_the_same_way(tmp_path: Path) -> None:
+    """A file on each machine of a fleet is read by nobody; and Envoy refuses a listener whose log has no folder there."""
+    port = free_port()
+    events: list[Event] = []
+    async with backend("one") as one:
+        services_file(tmp_path / "services.toml", "stock", one.port)
+        more = (
+            'pipeline = "stock"\n[access_log]\n[pipelines.stock]\n'
+            'policies = [{ retry = { attempts = 3, backoff = { base = "10ms" } } }]\n'
+        )
+        async with Gateway(write(tmp_path, port, free_port(), more), folder=tmp_path / "envoy") as gateway:
+            gateway.subscribe(lambda event: events.append(event) if event.kind == "gateway.request" else None)
+            one.statuses, one.takes = [503], 0.05
+            assert (await get(port))[0] == 200
+            one.statuses = [503] * 3
+            assert (await get(port))[0] == 503
+            await until(lambda: _is(len(events) == 2))
+            assert not (tmp_path / "envoy" / "access.log").exists()
+    told = {**events[0].data}
+    assert told == {
+        "node": "seawall-gateway",
+        "listener": "web",
+        "route": "route-0",
+        "method": "GET",
+        "status": 200,
+        "flags": (),
+        "service": "stock",
+        "upstream": f"127.0.0.1:{one.port}",
+        "retries": 1,
+    }
+    assert events[0].took is not None
+    assert 0.1 <= events[0].took < 5
+    assert (events[1].data["status"], events[1].data["flags"], events[1].data["retries"]) == (503, ("URX",), 2)
+
+
+def test_every_flag_of_the_log_has_its_short_name() -> None:
+    """A flag that only one of the two logs knows would make the same failure look like two."""
+    flags = importlib.import_module("envoy.data.accesslog.v3.accesslog_pb2").ResponseFlags.DESCRIPTOR.fields
+    assert {field.name for field in flags} == FLAGS.keys()
 
 
 def test_a_bootstrap_without_tls_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,4 +1,4 @@
-"""`seawall gateway FILE | render FILE | bootstrap FILE HOST | status FOLDER`: a real Envoy that follows a file and the registries it names."""
+"""`seawall gateway FILE | render FILE | bootstrap FILE HOST | status FOLDER`: a real Envoy that follows a file and registries."""
 
 from __future__ import annotations
 

@@ -24,6 +24,37 @@ FIELDS: Final = {
 }
 """What Envoy writes of each request, beside the name of the listener."""
 LOOKS: Final = 0.25
+FLAGS: Final = {
+    "failed_local_healthcheck": "LH",
+    "no_healthy_upstream": "UH",
+    "upstream_request_timeout": "UT",
+    "local_reset": "LR",
+    "upstream_remote_reset": "UR",
+    "upstream_connection_failure": "UF",
+    "upstream_connection_termination": "UC",
+    "upstream_overflow": "UO",
+    "no_route_found": "NR",
+    "delay_injected": "DI",
+    "fault_injected": "FI",
+    "rate_limited": "RL",
+    "unauthorized_details": "UAEX",
+    "rate_limit_service_error": "RLSE",
+    "downstream_connection_termination": "DC",
+    "upstream_retry_limit_exceeded": "URX",
+    "stream_idle_timeout": "SI",
+    "invalid_envoy_request_headers": "IH",
+    "downstream_protocol_error": "DPE",
+    "upstream_max_stream_duration_reached": "UMSDR",
+    "response_from_cache_filter": "RFCF",
+    "no_filter_config_found": "NFCF",
+    "duration_timeout": "DT",
+    "upstream_protocol_error": "UPE",
+    "no_cluster_found": "NC",
+    "overload_manager": "OM",
+    "dns_resolution_failure": "DF",
+    "downstream_remote_reset": "DR",
+}
+"""Envoy's short names of what its gRPC log spells out (Envoy docs, "Access logging", RESPONSE_FLAGS)."""
 CHUNK: Final = 64 * 1024
 LONGEST_LINE: Final = 64 * 1024
 MOST_BEHIND: Final = 4 * 1024 * 1024
@@ -145,3 +176,21 @@ def read(line: bytes) -> dict[str, Any] | None:
         }
     except (ValueError, TypeError, AttributeError):
         return None
+
+
+def entry(logged: Any) -> dict[str, Any]:
+    """The same of one entry of Envoy's gRPC log (`envoy.data.accesslog.v3.HTTPAccessLogEntry`)."""
+    common = logged.common_properties
+    place = common.upstream_remote_address.socket_address
+    method = logged.request.DESCRIPTOR.fields_by_name["request_method"].enum_type.values_by_number[logged.request.request_method]
+    took = common.duration if common.HasField("duration") else common.time_to_last_downstream_tx_byte
+    return {
+        "took": took.seconds + took.nanos / 1e9,
+        "route": common.route_name,
+        "method": method.name if logged.request.request_method else "",
+        "status": logged.response.response_code.value,
+        "flags": tuple(FLAGS.get(field.name, field.name) for field, value in common.response_flags.ListFields() if value),
+        "service": common.upstream_cluster.partition("|")[0],
+        "upstream": f"{place.address}:{place.port_value}" if place.address else "",
+        "retries": max(0, common.upstream_request_attempt_count - 1),
+    }

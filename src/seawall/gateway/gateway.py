@@ -104,7 +104,7 @@ class Gateway:
             self._publisher = FilePublisher(folder.absolute() / "xds")
             await self._watch()
             await self._publish()
-            if self._logs:
+            if self._logs and self.config.xds_tls is None:
                 self._log = AccessLog(folder.absolute() / "access.log", self.tell, self.config.log_bytes)
                 self._stack.push_async_callback(self._last_requests)
             self.envoy = Envoy(
@@ -165,9 +165,13 @@ class Gateway:
         if config.control == "ads":
             over_grpc = _over_grpc()
             self.ads = over_grpc.Ads(self.tell)
-            shared = over_grpc.RateLimits(config.limits) if config.xds_tls is not None and config.limits.named else None
+            beside: dict[str, Any] = {}
+            if config.xds_tls is not None and config.limits.named:
+                beside["limits"] = over_grpc.RateLimits(config.limits)
+            if config.xds_tls is not None and self._logs:
+                beside["logs"] = over_grpc.AccessLogs(self.tell)
             self._xds_port = await self._listen(
-                over_grpc.Server(config.xds_port, address=config.xds_address, tls=config.xds_tls, ads=self.ads, limits=shared)
+                over_grpc.Server(config.xds_port, address=config.xds_address, tls=config.xds_tls, ads=self.ads, **beside)
             )
         if config.limits.named and limits_cluster(config) == LIMITS:
             over_grpc = _over_grpc()

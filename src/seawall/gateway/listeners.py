@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 from seawall.gateway.access_log import FIELDS
-from seawall.gateway.clusters import Source, duration, limits_cluster, name_of
+from seawall.gateway.clusters import XDS, Source, duration, limits_cluster, name_of
 from seawall.gateway.settings import GatewayConfig, Listener, Route
 from seawall.gateway.tls import Tls
 from seawall.gateway.translate import Bucket, Retries
@@ -14,6 +14,7 @@ _HTTP: Final = "type.googleapis.com/envoy.extensions.filters.http"
 _HCM: Final = "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager"
 _DOWNSTREAM_TLS: Final = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext"
 _FILE_LOG: Final = "type.googleapis.com/envoy.extensions.access_loggers.file.v3.FileAccessLog"
+_GRPC_LOG: Final = "type.googleapis.com/envoy.extensions.access_loggers.grpc.v3.HttpGrpcAccessLogConfig"
 _PREVIOUS: Final = "type.googleapis.com/envoy.extensions.retry.host.previous_hosts.v3.PreviousHostsPredicate"
 REPEATABLE: Final = "GET|HEAD|OPTIONS|TRACE|PUT|DELETE"
 """Methods that may be repeated though something may have happened (RFC 9110 section 9.2.2)."""
@@ -38,7 +39,7 @@ def _listener(one: Listener, config: GatewayConfig, source: Source, access_log: 
         "internal_address_config": {"cidr_ranges": trusted},
         "http_filters": _filters(one, config),
         "drain_timeout": duration(config.drain),
-        "access_log": _access_log(access_log, one.name),
+        "access_log": _access_log(access_log, one.name, config),
     }
     chain: dict[str, Any] = {"filters": [{"name": "envoy.filters.network.http_connection_manager", "typed_config": manager}]}
     if one.tls is not None:
@@ -76,9 +77,14 @@ def _filter(name: str, kind: str, **told: Any) -> dict[str, Any]:
     return {"name": f"envoy.filters.http.{name}", "typed_config": {"@type": f"{_HTTP}.{kind}", **told}}
 
 
-def _access_log(path: str | None, listener: str) -> list[dict[str, Any]]:
+def _access_log(path: str | None, listener: str, config: GatewayConfig) -> list[dict[str, Any]]:
     if path is None:
         return []
+    if config.xds_tls is not None:  # an Envoy on another machine has no such folder
+        there = {"grpc_service": {"envoy_grpc": {"cluster_name": XDS}}, "transport_api_version": "V3"}
+        common = {"log_name": listener, **there, "buffer_flush_interval": "0.250s"}
+        told = {"@type": _GRPC_LOG, "common_config": common}
+        return [{"name": "envoy.access_loggers.http_grpc", "typed_config": told}]
     fields = {"listener": listener, **FIELDS}
     return [
         {

@@ -1,4 +1,4 @@
-"""What the gateway serves over gRPC: resources for a fleet of Envoys (ADS), and answers to their rate limit filter.
+"""What the gateway serves over gRPC: resources for a fleet of Envoys (ADS), answers for their rate limits; it takes their logs.
 
 The only file here that needs `grpcio` and `xds-protos`: the extra `seawall[xds]`.
 """
@@ -13,6 +13,7 @@ from typing import Any, Final
 
 import grpc
 
+from seawall.gateway.access_log import entry
 from seawall.gateway.resources import TYPES, Resources
 from seawall.gateway.settings import Limits
 from seawall.gateway.tls import Tls
@@ -26,6 +27,7 @@ for _name in (
     "config.listener.v3.listener_pb2",
     "config.route.v3.route_pb2",
     "extensions.access_loggers.file.v3.file_pb2",
+    "extensions.access_loggers.grpc.v3.als_pb2",
     "extensions.filters.http.fault.v3.fault_pb2",
     "extensions.filters.http.local_ratelimit.v3.local_rate_limit_pb2",
     "extensions.filters.http.ratelimit.v3.rate_limit_pb2",
@@ -38,6 +40,7 @@ for _name in (
     importlib.import_module(f"envoy.{_name}")
 
 discovery_pb2: Any = importlib.import_module("envoy.service.discovery.v3.discovery_pb2")
+als_pb2: Any = importlib.import_module("envoy.service.accesslog.v3.als_pb2")
 rls_pb2: Any = importlib.import_module("envoy.service.ratelimit.v3.rls_pb2")
 any_pb2: Any = importlib.import_module("google.protobuf.any_pb2")
 json_format: Any = importlib.import_module("google.protobuf.json_format")
@@ -50,6 +53,8 @@ OPTIONS: Final = (
     ("grpc.http2.min_ping_interval_without_data_ms", 5_000),  # and Envoy may ask the same of us
     ("grpc.http2.min_recv_ping_interval_without_data_ms", 5_000),
 )
+BREATH: Final = 64
+"""Requests of a log that are told before others have their turn."""
 Tell = Callable[..., None]
 
 
@@ -185,6 +190,25 @@ class RateLimits:
         return answer
 
 
+class AccessLogs:
+    """Takes in what Envoys log of their requests. tell: emits an event of the gateway."""
+
+    def __init__(self, tell: Tell) -> None:
+        self._tell = tell
+
+    async def take(self, requests: AsyncIterator[Any], _context: Any) -> Any:
+        """One Envoy's log, from its connection to its end; the first message says whose it is."""
+        listener = node = ""
+        async for message in requests:
+            if message.HasField("identifier"):
+                listener, node = message.identifier.log_name, message.identifier.node.id
+            for number, logged in enumerate(message.http_logs.log_entry):
+                self._tell("gateway.request", node=node, listener=listener, **entry(logged))
+                if number % BREATH == BREATH - 1:
+                    await asyncio.sleep(0)
+        return als_pb2.StreamAccessLogsResponse()
+
+
 class Certificates:
     """The files of one TLS table, read again when they change: certificates of short life need no new start."""
 
@@ -236,8 +260,10 @@ class Server:
         tls: Tls | None = None,
         ads: Ads | None = None,
         limits: RateLimits | None = None,
+        logs: AccessLogs | None = None,
     ) -> None:
         self.port = port
+        self._logs = logs
         self._address = f"[{address}]" if ":" in address else address
         self._tls = tls
         self._ads = ads
@@ -273,6 +299,12 @@ class Server:
             )
             name = "envoy.service.ratelimit.v3.RateLimitService"
             handlers.append(grpc.method_handlers_generic_handler(name, {"ShouldRateLimit": method}))
+        if self._logs is not None:
+            method = grpc.stream_unary_rpc_method_handler(
+                self._logs.take, als_pb2.StreamAccessLogsMessage.FromString, als_pb2.StreamAccessLogsResponse.SerializeToString
+            )
+            name = "envoy.service.accesslog.v3.AccessLogService"
+            handlers.append(grpc.method_handlers_generic_handler(name, {"StreamAccessLogs": method}))
         return handlers
 
     async def stop(self) -> None:
