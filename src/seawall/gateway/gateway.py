@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import json
-import shutil
+import sys
 import tempfile
 from contextlib import AsyncExitStack, suppress
 from dataclasses import replace
@@ -25,6 +24,7 @@ from seawall.gateway.clusters import LIMITS, limits_cluster
 from seawall.gateway.counters import Counters
 from seawall.gateway.endpoints import ip_of, keeps
 from seawall.gateway.envoy import Envoy, EnvoyBroken, binary, check_ports
+from seawall.gateway.orphans import PREFIX, Home, Orphan, abandoned, give_way
 from seawall.gateway.publish import FilePublisher
 from seawall.gateway.resources import Resources, compute
 from seawall.gateway.settings import GatewayConfig
@@ -94,48 +94,49 @@ class Gateway:
 
     async def __aenter__(self) -> Gateway:
         path = binary(self.config.binary)
-        check_ports(self.config.listeners.values())
         try:
-            folder = self._given or Path(tempfile.mkdtemp(prefix="seawall-gateway-"))
-            folder.mkdir(parents=True, exist_ok=True)
-            if self._given is None:
-                self._stack.callback(shutil.rmtree, folder, ignore_errors=True)
+            home = Home(self._given or Path(tempfile.mkdtemp(prefix=PREFIX)), temporary=self._given is None)
+            home.enter()
+            self._stack.callback(home.leave)
+            orphans = await self._orphans(home)
             await self._serve()
-            self._publisher = FilePublisher(folder.absolute() / "xds")
+            self._publisher = FilePublisher(home.folder / "xds")
             await self._watch()
             await self._publish()
             if self._logs and self.config.xds_tls is None:
-                self._log = AccessLog(folder.absolute() / "access.log", self.tell, self.config.log_bytes)
+                self._log = AccessLog(home.folder / "access.log", self.tell, self.config.log_bytes)
                 self._stack.push_async_callback(self._last_requests)
             self.envoy = Envoy(
                 path,
                 self._bootstrap(),
-                folder,
+                home.folder,
                 drain=self.config.drain,
                 workers=self.config.workers,
                 tell=self.tell,
                 file_bytes=self.config.log_bytes * DRAINS,
+                note=partial(home.note, self.path.resolve()),
             )
             self._stack.push_async_callback(self.envoy.stop)
             await self.envoy.start()
             self._tasks = [asyncio.create_task(self._follow()), asyncio.create_task(self._look())]
             if self._log is not None:
                 self._tasks.append(asyncio.create_task(self._log.follow(self._admin)))
-            (folder / "status.json").write_text(
-                json.dumps({"pid": self.envoy.pid, "admin": self.envoy.admin.port, "file": str(self.path)}), encoding="utf-8"
-            )
+            await give_way(orphans, self.config.drain, self.tell)
         except BaseException:
-            await self._stack.aclose()
+            await self._end()
             raise
         self.tell("gateway.started", pid=self.envoy.pid, admin=self.envoy.admin.port, version=self.resources.version())
         return self
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        await self._end()
+        self.tell("gateway.stopped")
+
+    async def _end(self) -> None:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._stack.aclose()
-        self.tell("gateway.stopped")
 
     async def reload(self) -> None:
         """Read the file again, whole or not at all; what runs goes on under the last good one.
@@ -158,6 +159,24 @@ class Gateway:
         self._changed.set()
 
     # --- steps
+
+    async def _orphans(self, home: Home) -> list[Orphan]:
+        """Envoys of gateways that were killed. They serve until ours does where the system lets both have the same doors; else
+        they are ended here. Raises EnvoyBroken for a door that somebody else has."""
+        homes = [home]
+        for other in abandoned(self.path):
+            homes.append(other)
+            self._stack.callback(other.leave)
+        found = [each for one in homes for each in one.before]
+        for each in found:
+            self.tell("gateway.orphan_found", pid=each.pid, folder=str(each.home.folder))
+        doors = {each: await each.doors() for each in found}
+        beside = sys.platform.startswith("linux") and self.config.admin_port == 0
+        alone = [each for each in found if not beside or not doors[each]]
+        await give_way(alone, self.config.drain, self.tell)
+        rest = [each for each in found if each not in alone]
+        check_ports(self.config.listeners.values(), {door for each in rest for door in doors[each]})
+        return rest
 
     async def _serve(self) -> None:
         """The gRPC servers: of resources, where Envoy asks for them that way, and of global limits, where there are any."""
