@@ -118,7 +118,7 @@ class Envoy:
     @property
     def admin(self) -> Admin:
         """Its admin port. Raises EnvoyBroken before there is one."""
-        with suppress(OSError, ValueError):
+        with suppress(OSError, ValueError, IndexError):  # while Envoy writes the file it is empty
             return Admin(int((self.folder / "admin.txt").read_text().rsplit(":", 1)[1]))
         raise EnvoyBroken("Envoy has not opened its admin port yet")
 
