@@ -11,6 +11,7 @@ from typing import Final
 from seawall.balancing.rules.ejection import Outliers
 from seawall.core import units
 from seawall.core.errors import ConfigError
+from seawall.discovery import Registry
 from seawall.discovery.instance import service_name
 from seawall.gateway import tables
 from seawall.gateway.engine import address, read_engine
@@ -146,7 +147,7 @@ class GatewayConfig:
             if key not in (*ROOTS, *POLICY_ROOTS):
                 raise top.error(f"unknown table {key!r}{suggest(key, (*ROOTS, *POLICY_ROOTS))}", key)
         policies = _policies(top)
-        registry = top.read("registry", tables.text, None)
+        registry = top.read("registry", _registry, None)
         listeners = {name: _listener(name, table) for name, table in top.tables("listeners").items()}
         services = {name: _service(name, table, registry) for name, table in top.tables("services").items()}
         for key, found in (("listeners", listeners), ("services", services)):
@@ -202,9 +203,21 @@ def service_of(table: Table, name: str) -> str:
         raise table.error(str(error)) from error
 
 
+def _registry(label: str, value: object) -> str:
+    """A URL of a registry, tried without asking it."""
+    Registry.open(tables.text(label, value))
+    return str(value)
+
+
+def _store(label: str, value: object) -> str:
+    """A URL of a store of limits, tried without asking it."""
+    RateLimiter("1/s", store=tables.text(label, value))
+    return str(value)
+
+
 def _service(name: str, table: Table, registry: str | None) -> Service:
     service_of(table, name)
-    place = table.read("registry", tables.text, registry)
+    place = table.read("registry", _registry, registry)
     if place is None:
         raise table.error(f"{table.label} must say registry, or the file as a whole must")
     if place.startswith("static:") and not Path(place[7:]).is_absolute():
@@ -281,7 +294,7 @@ def _limits(table: Table | None) -> Limits:
     outage = table.read("outage", lambda label, value: units.one_of(label, value, ("open", "closed")), "open")
     found = Limits(
         named,
-        store=table.read("store", tables.text, None),
+        store=table.read("store", _store, None),
         port=table.read("port", tables.whole(0, 65535), 0),
         closed=outage == "closed",
         timeout=table.read("timeout", tables.seconds, 0.1),
