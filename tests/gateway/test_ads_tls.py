@@ -62,9 +62,7 @@ async def test_a_real_envoy_follows_over_tls_and_asks_global_limits_there(tmp_pa
             assert not asking.failed, asking.failed
 
 
-async def test_an_envoy_elsewhere_starts_from_the_printed_bootstrap(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_an_envoy_elsewhere_starts_from_the_printed_bootstrap(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Whoever runs a fleet needs a file for each machine, and no knowledge of how ours asks."""
     port, xds = free_port(), free_port()
     async with backend("one") as one:
@@ -76,7 +74,6 @@ async def test_an_envoy_elsewhere_starts_from_the_printed_bootstrap(
         async with Gateway(path):
             folder = tmp_path / "elsewhere"
             folder.mkdir()
-            monkeypatch.setattr("os.getpid", lambda: 4242)  # its base id
             other = Envoy(binary(), told, folder, drain=1.0, workers=1, tell=lambda *_, **__: None, file_bytes=1 << 26)
             await other.start()
             try:

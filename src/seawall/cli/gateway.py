@@ -75,8 +75,8 @@ async def _reload(gateway: Any, again: asyncio.Event) -> None:
 
 
 def render(file: Path, /) -> int:
-    """Print what Envoy would be told now, as JSON. The exit status is 2 for a file that cannot be used, 1 when a
-    registry does not answer.
+    """Print what Envoy would be told now, as JSON; a port that is chosen at the start stands as 0. The exit status is 2 for a
+    file that cannot be used, 1 when a registry does not answer.
 
     Parameters
     ----------
@@ -86,6 +86,7 @@ def render(file: Path, /) -> int:
     from seawall.core.errors import ConfigError
     from seawall.discovery import Registry, RegistryError, Snapshot
     from seawall.gateway import GatewayConfig
+    from seawall.gateway.bootstrap import ADS_SOURCE
     from seawall.gateway.resources import TYPES, compute
 
     async def listed(config: GatewayConfig) -> dict[str, Snapshot]:
@@ -93,7 +94,8 @@ def render(file: Path, /) -> int:
 
     try:
         config = GatewayConfig.read(file)
-        found = compute(config, asyncio.run(listed(config)), lambda _kind, _name: {"ads": {}, "resource_api_version": "V3"})
+        snapshots = asyncio.run(listed(config))
+        found = compute(config, snapshots, lambda _kind, _name: ADS_SOURCE, limits_port=config.limits.port)
     except (RegistryError, TimeoutError) as error:
         print(error, file=sys.stderr)
         return BROKEN

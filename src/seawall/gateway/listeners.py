@@ -16,6 +16,12 @@ _DOWNSTREAM_TLS: Final = "type.googleapis.com/envoy.extensions.transport_sockets
 _FILE_LOG: Final = "type.googleapis.com/envoy.extensions.access_loggers.file.v3.FileAccessLog"
 _GRPC_LOG: Final = "type.googleapis.com/envoy.extensions.access_loggers.grpc.v3.HttpGrpcAccessLogConfig"
 _PREVIOUS: Final = "type.googleapis.com/envoy.extensions.retry.host.previous_hosts.v3.PreviousHostsPredicate"
+AT_THE_EDGE: Final = {
+    "max_concurrent_streams": 100,
+    "initial_stream_window_size": 65536,
+    "initial_connection_window_size": 1048576,
+}
+"""What one HTTP/2 connection may take of us (Envoy docs, "Configuring Envoy as an edge proxy")."""
 REPEATABLE: Final = "GET|HEAD|OPTIONS|TRACE|PUT|DELETE"
 """Methods that may be repeated though something may have happened (RFC 9110 section 9.2.2)."""
 NEVER_SENT: Final = "connect-failure,refused-stream,reset-before-request"
@@ -36,6 +42,7 @@ def _listener(one: Listener, config: GatewayConfig, source: Source, access_log: 
         "stat_prefix": one.name,
         "rds": {"route_config_name": one.name, "config_source": source("routes", one.name)},
         "use_remote_address": True,
+        "http2_protocol_options": AT_THE_EDGE,
         "internal_address_config": {"cidr_ranges": trusted},
         "http_filters": _filters(one, config),
         "drain_timeout": duration(config.drain),
@@ -96,7 +103,8 @@ def _access_log(path: str | None, listener: str, config: GatewayConfig) -> list[
 
 def _tls(tls: Tls) -> dict[str, Any]:
     context: dict[str, Any] = {
-        "tls_certificates": [{"certificate_chain": {"filename": tls.cert}, "private_key": {"filename": tls.key}}]
+        "tls_certificates": [{"certificate_chain": {"filename": tls.cert}, "private_key": {"filename": tls.key}}],
+        "alpn_protocols": ["h2", "http/1.1"],
     }
     told: dict[str, Any] = {"@type": _DOWNSTREAM_TLS, "common_tls_context": context}
     if tls.ca is not None:
