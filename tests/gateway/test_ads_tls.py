@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import importlib
 import json
+import os
 import shutil
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,7 @@ from tests.gateway.test_real_envoy import get
 from seawall.cli import main as command
 from seawall.core.errors import ConfigError
 from seawall.core.events import Event
-from seawall.gateway import Gateway, GatewayConfig
+from seawall.gateway import Gateway, GatewayConfig, over_grpc
 from seawall.gateway.access_log import FLAGS
 from seawall.gateway.envoy import Envoy, binary
 from seawall.gateway.over_grpc import Certificates, discovery_pb2
@@ -173,6 +175,24 @@ async def test_who_shows_no_certificate_of_ours_learns_nothing(tmp_path: Path) -
             assert (await ask(xds, shown("stranger"))).resources
 
 
+async def test_an_envoy_that_is_gone_without_a_word_is_let_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine that lost its power closes nothing; each would be a stream and a set of sent resources for ever."""
+    sooner = {"grpc.keepalive_time_ms": 500, "grpc.keepalive_timeout_ms": 500, "grpc.http2.ping_timeout_ms": 500}
+    monkeypatch.setattr(over_grpc, "OPTIONS", tuple((name, sooner.get(name, value)) for name, value in over_grpc.OPTIONS))
+    async with backend("one") as one:
+        services_file(tmp_path / "services.toml", "stock", one.port)
+        async with Gateway(write(tmp_path, free_port(), free_port())) as gateway:
+            assert gateway.envoy is not None
+            assert gateway.envoy.pid is not None
+            await until(lambda: _is(len(gateway.ads._streams) == 1))
+            await asyncio.sleep(1.5)
+            assert len(gateway.ads._streams) == 1  # one that answers stays
+            os.kill(gateway.envoy.pid, signal.SIGSTOP)
+            await until(lambda: _is(not gateway.ads._streams), 30)
+            os.kill(gateway.envoy.pid, signal.SIGCONT)
+            await until(lambda: _is(len(gateway.ads._streams) == 1), 40)
+
+
 def test_certificates_that_are_being_changed_are_not_taken_half(tmp_path: Path) -> None:
     """Between the writing of a key and of its certificate a handshake must find the two of before."""
     certificates(tmp_path, "gateway", "later")
@@ -224,6 +244,9 @@ def test_what_would_leave_ads_open_or_useless_is_refused_at_its_line(tmp_path: P
     path = tmp_path / "gateway.toml"
     path.write_text(f'{BASE.format(port=8080)}[envoy]\ncontrol = "ads"\n{envoy}')
     with pytest.raises(ConfigError, match=told):
+        GatewayConfig.read(path)
+    path.write_text(f'{BASE.format(port=8080)}[rate_limits]\nport = 1\n[envoy]\ncontrol = "ads"\n{SERVER}{CLIENT}')
+    with pytest.raises(ConfigError, match=r"gateway\.toml:8: rate_limits: port means nothing beside xds_tls"):
         GatewayConfig.read(path)
     path.write_text(f'{BASE.format(port=8080)}[envoy]\n\nxds_address = "127.0.0.2"\n')
     with pytest.raises(ConfigError, match=r"gateway\.toml:9: envoy: xds_address means nothing without control = 'ads'"):

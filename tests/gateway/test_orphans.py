@@ -106,6 +106,22 @@ async def test_an_orphan_is_ended_first_where_two_cannot_share(tmp_path: Path) -
                 assert await get(port) == (200, "one")
 
 
+async def test_an_orphan_of_a_takeover_that_was_killed_itself_is_found(tmp_path: Path) -> None:
+    """Between the start of the new Envoy and the end of the old one there are two; whoever is killed then leaves both."""
+    port = free_port()
+    async with backend("one") as one:
+        services_file(tmp_path / "services.toml", "stock", one.port)
+        path = config(tmp_path, port)
+        with orphan(path, tmp_path / "envoy", tmp_path) as pid:
+            status = tmp_path / "envoy" / "status.json"
+            row = json.loads(status.read_text())
+            status.write_text(json.dumps({**row, "pid": 2**22 - 1, "before": [row]}))
+            async with Gateway(path, folder=tmp_path / "envoy"):
+                assert identity(pid) is None
+                assert json.loads(status.read_text())["before"] == []
+                assert await get(port) == (200, "one")
+
+
 async def test_an_orphan_that_hangs_is_ended_by_force(tmp_path: Path) -> None:
     """A stopped process answers no question and obeys no polite signal, and still has the port."""
     port = free_port()

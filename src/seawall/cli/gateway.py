@@ -37,7 +37,7 @@ def run(file: Path, /, *, folder: Path | None = None, access_log: Flag = False, 
     from seawall.gateway import EnvoyBroken, Gateway
 
     def told(event: Event) -> None:
-        data = dict(event.data)
+        data = {**event.data, **({} if event.took is None else {"took": event.took})}
         print(codec.dumps({"kind": event.kind, **data}, default=str) if json else f"{event.kind} {data}", flush=True)
 
     async def work() -> None:

@@ -122,6 +122,11 @@ class Envoy:
             return Admin(int((self.folder / "admin.txt").read_text().rsplit(":", 1)[1]))
         raise EnvoyBroken("Envoy has not opened its admin port yet")
 
+    def noted(self) -> None:
+        """Have it written down who serves now."""
+        if self.pid is not None:
+            self._note(self.pid, self.admin.port)
+
     async def start(self) -> None:
         """Start it and wait until it takes traffic; then keep it alive. Raises EnvoyBroken."""
         await self._spawn()
@@ -195,7 +200,7 @@ class Envoy:
                 while process.returncode is None:
                     with suppress(EnvoyBroken):
                         if await self.admin.ready():
-                            self._note(process.pid, self.admin.port)
+                            self.noted()
                             return
                     await asyncio.sleep(0.03)
         why = (

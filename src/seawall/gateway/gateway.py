@@ -121,7 +121,9 @@ class Gateway:
             self._tasks = [asyncio.create_task(self._follow()), asyncio.create_task(self._look())]
             if self._log is not None:
                 self._tasks.append(asyncio.create_task(self._log.follow(self._admin)))
-            await give_way(orphans, self.config.drain, self.tell)
+            if orphans:
+                await give_way(orphans, self.config.drain, self.tell)
+                self.envoy.noted()
         except BaseException:
             await self._end()
             raise

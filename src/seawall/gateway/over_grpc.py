@@ -50,6 +50,8 @@ OPTIONS: Final = (
     ("grpc.so_reuseport", 0),
     ("grpc.keepalive_time_ms", 30_000),  # an Envoy whose machine is gone is no stream for ever
     ("grpc.keepalive_timeout_ms", 10_000),
+    ("grpc.http2.ping_timeout_ms", 10_000),
+    ("grpc.http2.max_pings_without_data", 0),
     ("grpc.http2.min_ping_interval_without_data_ms", 5_000),  # and Envoy may ask the same of us
     ("grpc.http2.min_recv_ping_interval_without_data_ms", 5_000),
 )

@@ -158,7 +158,10 @@ class GatewayConfig:
         if not routes:
             raise top.error("there must be at least one [[routes]] table", "routes")
         _one_door_each(top, listeners)
-        return cls(file, listeners, services, routes, limits, **read_engine(top))
+        engine = read_engine(top)
+        if engine.get("xds_tls") is not None and limits.port:
+            raise top.error("rate_limits: port means nothing beside xds_tls: limits are asked at xds_port", "rate_limits", "port")
+        return cls(file, listeners, services, routes, limits, **engine)
 
 
 def _policies(top: Table) -> dict[str, Translated | ConfigError]:
