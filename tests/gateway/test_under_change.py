@@ -143,13 +143,29 @@ async def test_gateways_on_one_store_count_together(tmp_path: Path) -> None:
                 folder.mkdir()
                 services_file(folder / "services.toml", "stock", one.port)
                 path = config(folder, port, route='limits = ["user"]')
-                limits = f'[rate_limits]\nstore = "{server.url}"\ntimeout = "2s"\n'
+                limits = f'[rate_limits]\nstore = "{server.url}"\ntimeout = "10s"\n'
                 path.write_text(f'{path.read_text()}{limits}[rate_limits.limits.user]\nlimit = "4/h"\nby = "header:x-user"\n')
                 gateways.append(Gateway(path))
             async with gateways[0], gateways[1]:
                 codes = [(await get(ports[number % 2], headers={"x-user": "ann"}))[0] for number in range(6)]
                 assert codes == [200] * 4 + [429] * 2
                 assert (await get(ports[0], headers={"x-user": "bob"}))[0] == 200
+
+
+async def test_a_store_that_hangs_is_answered_for_in_time(tmp_path: Path) -> None:
+    """Envoy waits only so long; a limiter that spends all of it on its store turns each outage of the store into one of all."""
+    port = free_port()
+    async with backend("one") as one:
+        services_file(tmp_path / "services.toml", "stock", one.port)
+        path = config(tmp_path, port, route='limits = ["all"]')
+        with RedisServer() as server:
+            limits = f'[rate_limits]\nstore = "{server.url}"\noutage = "closed"\ntimeout = "4s"\n'
+            path.write_text(f'{path.read_text()}{limits}[rate_limits.limits.all]\nlimit = "1000/h"\n')
+            async with Gateway(path):
+                assert (await get(port))[0] == 200
+                server.pause()
+                assert [(await get(port))[0] for _ in range(5)] == [200] * 5
+                server.resume()
 
 
 def test_an_envoy_of_another_machine_is_told_before_it_is_started(tmp_path: Path) -> None:

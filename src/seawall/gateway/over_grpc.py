@@ -169,9 +169,9 @@ class RateLimits:
     """Answers `envoy.service.ratelimit.v3` with our limiters: "limit" in a descriptor names one, what follows is its key."""
 
     def __init__(self, limits: Limits) -> None:
-        self.limiters = {
-            name: RateLimiter(one.spec, name=f"gateway-{name}", store=limits.store) for name, one in limits.named.items()
-        }
+        # half of Envoy's patience: without the store there is still time to decide here, and to answer
+        shared: dict[str, Any] = {} if limits.store is None else {"store": limits.store, "budget": limits.timeout / 2}
+        self.limiters = {name: RateLimiter(one.spec, name=f"gateway-{name}", **shared) for name, one in limits.named.items()}
 
     async def answer(self, request: Any, _context: Any) -> Any:
         """Spend every limit that the descriptors name; over the limit when one of them is."""
