@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -14,7 +15,7 @@ from aiohttp import web
 
 from seawall.testing.servers import free_port
 
-__all__ = ["Backend", "backend", "free_port", "load", "services_file", "until"]
+__all__ = ["Backend", "backend", "certificates", "free_port", "load", "services_file", "until"]
 
 
 class Backend:
@@ -105,3 +106,19 @@ class load:  # noqa: N801
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self.session.close()
+
+
+def certificates(folder: Path, *names: str, authority: str = "ca") -> None:
+    """An authority, `ca.pem`, and for each name `NAME.pem` and `NAME.key` that it has signed, for localhost and 127.0.0.1."""
+    made = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
+
+    def openssl(*words: str) -> None:
+        subprocess.run(["openssl", *words], cwd=folder, check=True, capture_output=True)
+
+    ca = ["-keyout", f"{authority}.key", "-out", f"{authority}.pem"]
+    openssl("req", "-x509", *made, "-days", "2", "-subj", f"/CN={authority}", *ca)
+    (folder / "san.txt").write_text("subjectAltName=DNS:localhost,IP:127.0.0.1\n")
+    for name in names:
+        openssl("req", *made, "-subj", f"/CN={name}", "-keyout", f"{name}.key", "-out", f"{name}.csr")
+        signed = ["-CA", f"{authority}.pem", "-CAkey", f"{authority}.key", "-CAcreateserial", "-extfile", "san.txt", "-days", "2"]
+        openssl("x509", "-req", "-in", f"{name}.csr", *signed, "-out", f"{name}.pem")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
 import subprocess
@@ -134,9 +135,7 @@ async def test_envoy_goes_on_while_the_control_plane_is_killed(
         with (tmp_path / "out").open("wb") as out:
             control_plane = subprocess.Popen(words, stdout=out, stderr=out)
         status = tmp_path / "envoy" / "status.json"
-        await until(lambda: exists(status), 30)
-        import json
-
+        await until(lambda: ready(status), 30)
         pid = json.loads(status.read_text())["pid"]
         try:
             async with load(f"http://127.0.0.1:{port}/") as asking:
@@ -156,5 +155,5 @@ async def test_envoy_goes_on_while_the_control_plane_is_killed(
             os.kill(pid, signal.SIGKILL)
 
 
-async def exists(path: Path) -> bool:
-    return path.exists() and path.stat().st_size > 10
+async def ready(path: Path) -> bool:
+    return path.exists() and json.loads(path.read_text())["admin"] is not None

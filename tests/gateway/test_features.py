@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import shutil
 import ssl
 import subprocess
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import aiohttp
 import pytest
-from tests.gateway.kit import backend, free_port, until
+from tests.gateway.kit import backend, certificates, free_port, services_file, until
 
 from seawall.gateway import Gateway
 
@@ -120,3 +121,95 @@ async def test_tls_at_the_door_and_a_wrong_name_behind_it(tmp_path: Path) -> Non
                 assert answer.status == 503
             with pytest.raises(aiohttp.ClientError):
                 await session.get(f"http://127.0.0.1:{outer}/right")
+
+
+async def test_ring_hash_keeps_a_user_with_an_instance_while_others_come_and_go(tmp_path: Path) -> None:
+    """Who hashes has something warm on the other side; each user that is moved without need finds it cold."""
+    port = free_port()
+    async with backend("one") as one, backend("two") as two, backend("three") as three:
+        there = {one.port: "one", two.port: "two", three.port: "three"}
+        services_file(tmp_path / "services.toml", "stock", *there)
+        path = tmp_path / "gateway.toml"
+        path.write_text(
+            f'registry = "static:services.toml?poll=50ms"\n[listeners.web]\nport = {port}\n[services.stock]\n'
+            'balance = "ring_hash"\n[[routes]]\nto = "stock"\nhash = "x-user"\n'
+        )
+        async with Gateway(path) as gateway, aiohttp.ClientSession() as session:
+
+            async def ask(user: int) -> str:
+                async with session.get(f"http://127.0.0.1:{port}/", headers={"x-user": str(user)}) as answer:
+                    return await answer.text()
+
+            first = [await ask(user) for user in range(60)]
+            assert set(first) == {"one", "two", "three"}
+            assert [await ask(user) for user in range(60)] == first
+            services_file(tmp_path / "services.toml", "stock", one.port, two.port)
+
+            async def two_left() -> bool:
+                assert gateway.envoy is not None
+                return (await gateway.envoy.admin.stats("cluster.stock.membership_total"))["cluster.stock.membership_total"] == 2
+
+            await until(two_left, 40)
+            second = [await ask(user) for user in range(60)]
+        assert set(second) == {"one", "two"}
+        stayed = [now == before for now, before in zip(second, first, strict=True) if before != "three"]
+        assert sum(stayed) > len(stayed) / 2  # about seven of eight: Envoy gives those who are left more points on its ring
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="certificates are made with openssl")
+async def test_http2_is_spoken_on_both_sides_where_the_file_says(tmp_path: Path) -> None:
+    """gRPC services take nothing else, and their callers ask for it in the handshake."""
+    certificates(tmp_path, "web")
+    outer, inner = free_port(), free_port()
+    async with backend("one") as one:
+        services(tmp_path / "services.toml", one=one.port, new=inner, old=inner)
+        path = tmp_path / "gateway.toml"
+        path.write_text(
+            f'registry = "static:services.toml"\n[listeners.outer]\nport = {outer}\n'
+            'tls = { cert = "web.pem", key = "web.key" }\n'
+            f"[listeners.inner]\nport = {inner}\n[services.one]\n[services.new]\nhttp2 = true\n[services.old]\n"
+            '[[routes]]\nlistener = "inner"\nto = "one"\n[[routes]]\nlistener = "outer"\npath = "/new"\nto = "new"\n'
+            '[[routes]]\nlistener = "outer"\nto = "old"\n'
+        )
+        trust = ssl.create_default_context(cafile=str(tmp_path / "ca.pem"))
+        async with Gateway(path) as gateway, aiohttp.ClientSession() as session:
+            assert gateway.envoy is not None
+            for where, count in (("/", 0), ("/new", 1)):
+                async with session.get(f"https://localhost:{outer}{where}", ssl=trust) as answer:
+                    assert (answer.status, await answer.text()) == (200, "one")
+                found = await gateway.envoy.admin.stats("downstream_cx_http2_total$")
+                assert found["http.inner.downstream_cx_http2_total"] == count
+            asked = ssl.create_default_context(cafile=str(tmp_path / "ca.pem"))
+            asked.set_alpn_protocols(["h2"])
+            _, writer = await asyncio.open_connection("localhost", outer, ssl=asked)
+            assert writer.get_extra_info("ssl_object").selected_alpn_protocol() == "h2"
+            writer.close()
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="certificates are made with openssl")
+async def test_a_door_with_an_authority_lets_in_only_its_certificates(tmp_path: Path) -> None:
+    """Mutual TLS that lets somebody in without a certificate looks exactly like one that works."""
+    certificates(tmp_path, "web", "caller")
+    certificates(tmp_path, "stranger", authority="others")
+    port = free_port()
+    async with backend("one") as one:
+        services(tmp_path / "services.toml", one=one.port)
+        path = tmp_path / "gateway.toml"
+        path.write_text(
+            f'registry = "static:services.toml"\n[listeners.web]\nport = {port}\n'
+            'tls = { cert = "web.pem", key = "web.key", ca = "ca.pem" }\n[services.one]\n[[routes]]\nto = "one"\n'
+        )
+
+        async def ask(name: str | None) -> int:
+            context = ssl.create_default_context(cafile=str(tmp_path / "ca.pem"))
+            if name is not None:
+                context.load_cert_chain(tmp_path / f"{name}.pem", tmp_path / f"{name}.key")
+            async with aiohttp.ClientSession() as session, session.get(f"https://localhost:{port}/", ssl=context) as answer:
+                return answer.status
+
+        async with Gateway(path):
+            assert await ask("caller") == 200
+            for name in (None, "stranger"):
+                with pytest.raises((aiohttp.ClientError, OSError)):
+                    await ask(name)
+        assert one.seen == 1

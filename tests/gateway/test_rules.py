@@ -51,6 +51,14 @@ def test_what_envoy_has_no_equal_of_is_refused_by_name_at_its_line(tmp_path: Pat
         (BASE.replace("[services.stock]", "[services.stock]\nbalanc = 1"), r"gateway\.toml:5: .*did you mean 'balance'"),
         (BASE.replace('to = "stock"', "to = { stock = 0 }"), r"gateway\.toml:6: .*above 0"),
         ("[[routes]\n", r"gateway\.toml: it is no TOML"),
+        (BASE.replace('"memory:"', '"static:x.toml?pol=1s"'), r"gateway\.toml:1: .*static: has no option 'pol'; it has .*poll"),
+        (BASE.replace('"memory:"', '"static:x.toml?poll=abc"'), r"gateway\.toml:1: .*poll must be a positive"),
+        (BASE.replace('"memory:"', '"nope://x"'), r"gateway\.toml:1: .*url must begin with one of memory:"),
+        (
+            BASE.replace("[services.stock]", '[services.stock]\nregistry = "etcd://h:99999"'),
+            r"gateway\.toml:5: .*host:port; got 'h:99999'",
+        ),
+        (BASE + '[rate_limits]\nstore = "foo://x"\n', r"gateway\.toml:9: .*URL whose scheme is one of .*redis"),
         (BASE.replace('"memory:"', "3"), r"gateway\.toml:1: .*registry must be a printable text"),
     ],
 )

@@ -24,7 +24,10 @@ GROUPS: dict[str, tuple[str, list[Callable[..., object]]]] = {
         [saga.worker, saga.ls, saga.show, saga.why, saga.diff, saga_words.retry, saga_words.skip, saga_words.resolve,
          saga_words.cancel],
     ),
-    "gateway": ("Run a real Envoy that follows a file and the registries it names.", [envoy.render, envoy.status]),
+    "gateway": (
+        "Run a real Envoy that follows a file and the registries it names.",
+        [envoy.render, envoy.bootstrap, envoy.status],
+    ),
 }  # fmt: skip
 
 app = App(

@@ -1,4 +1,4 @@
-"""`seawall gateway FILE | render FILE | status FOLDER`: a real Envoy that follows a file and the registries it names."""
+"""`seawall gateway FILE | render FILE | bootstrap FILE HOST | status FOLDER`: a real Envoy that follows a file and registries."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def run(file: Path, /, *, folder: Path | None = None, access_log: Flag = False, 
     folder
         Where Envoy's files stand, and status.json for `seawall gateway status`; by default a temporary one.
     access_log
-        Envoy writes access.log there, one JSON object per request.
+        Envoy writes access.log there, one JSON object per request, and each request is printed as an event.
     json
         Print events as JSON.
     """
@@ -37,7 +37,7 @@ def run(file: Path, /, *, folder: Path | None = None, access_log: Flag = False, 
     from seawall.gateway import EnvoyBroken, Gateway
 
     def told(event: Event) -> None:
-        data = dict(event.data)
+        data = {**event.data, **({} if event.took is None else {"took": event.took})}
         print(codec.dumps({"kind": event.kind, **data}, default=str) if json else f"{event.kind} {data}", flush=True)
 
     async def work() -> None:
@@ -75,8 +75,8 @@ async def _reload(gateway: Any, again: asyncio.Event) -> None:
 
 
 def render(file: Path, /) -> int:
-    """Print what Envoy would be told now, as JSON. The exit status is 2 for a file that cannot be used, 1 when a
-    registry does not answer.
+    """Print what Envoy would be told now, as JSON; a port that is chosen at the start stands as 0. The exit status is 2 for a
+    file that cannot be used, 1 when a registry does not answer.
 
     Parameters
     ----------
@@ -86,6 +86,7 @@ def render(file: Path, /) -> int:
     from seawall.core.errors import ConfigError
     from seawall.discovery import Registry, RegistryError, Snapshot
     from seawall.gateway import GatewayConfig
+    from seawall.gateway.bootstrap import ADS_SOURCE
     from seawall.gateway.resources import TYPES, compute
 
     async def listed(config: GatewayConfig) -> dict[str, Snapshot]:
@@ -93,7 +94,8 @@ def render(file: Path, /) -> int:
 
     try:
         config = GatewayConfig.read(file)
-        found = compute(config, asyncio.run(listed(config)), lambda _kind, _name: {"ads": {}, "resource_api_version": "V3"})
+        snapshots = asyncio.run(listed(config))
+        found = compute(config, snapshots, lambda _kind, _name: ADS_SOURCE, limits_port=config.limits.port)
     except (RegistryError, TimeoutError) as error:
         print(error, file=sys.stderr)
         return BROKEN
@@ -101,6 +103,40 @@ def render(file: Path, /) -> int:
         print(error, file=sys.stderr)
         return BAD_INPUT
     print(codec.dumps({"version": found.version(), **{kind: list(found.of(kind).values()) for kind in TYPES}}, indent=1))
+    return 0
+
+
+def bootstrap(file: Path, host: str, /, *, node: str | None = None) -> int:
+    """Print the first configuration of an Envoy on another machine, as JSON: `envoy -c` it there. The exit status is 2 for a file
+    that cannot be used, or that does not say where such an Envoy would ask.
+
+    Parameters
+    ----------
+    file
+        A gateway.toml with control = "ads", xds_port, xds_tls and xds_client. The certificates of xds_client must stand at the
+        same place there.
+    host
+        The name or address under which that machine reaches this gateway.
+    node
+        How that Envoy is called; by default after the file and the host of the gateway.
+    """
+    from seawall.core.errors import ConfigError
+    from seawall.gateway import GatewayConfig
+    from seawall.gateway.bootstrap import ADS_SOURCE
+    from seawall.gateway.bootstrap import bootstrap as told
+
+    try:
+        config = GatewayConfig.read(file)
+        if config.xds_client is None or config.xds_port == 0:
+            raise ConfigError(
+                "an Envoy elsewhere needs control = 'ads', an xds_port other than 0, [envoy.xds_tls] and [envoy.xds_client]",
+                path=str(file),
+            )
+        found = told(config, lambda _kind, _name: ADS_SOURCE, port=config.xds_port, host=host, node=node)
+    except ConfigError as error:
+        print(error, file=sys.stderr)
+        return BAD_INPUT
+    print(codec.dumps(found, indent=1))
     return 0
 
 

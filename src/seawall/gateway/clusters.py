@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Final
 
-from seawall.gateway.settings import BALANCES, HASHES, GatewayConfig, HealthCheck, Route, Service, Tls
+from seawall.gateway.endpoints import ip_of
+from seawall.gateway.settings import BALANCES, HASHES, GatewayConfig, HealthCheck, Route, Service
+from seawall.gateway.tls import Tls
 from seawall.gateway.translate import Translated
 
 Source = Callable[[str, str], dict[str, Any]]
 """From a kind of resources and a name to where Envoy asks for it."""
 LIMITS: Final = "seawall-rate-limits"
+XDS: Final = "seawall-xds"
 PLENTY: Final = 1_000_000
 _OPTIONS: Final = "type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
 _UPSTREAM_TLS: Final = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext"
@@ -41,9 +44,15 @@ def of(config: GatewayConfig, source: Source, limits_port: int | None) -> dict[s
             found[name] = _cluster(name, config.services[service], route.policy if name != service else Translated(), source)
         for service in route.mirror:
             found.setdefault(service, _cluster(service, config.services[service], Translated(), source))
-    if config.limits.named and limits_port is not None:
-        found[LIMITS] = loopback_grpc(LIMITS, limits_port)
+    if config.limits.named and limits_port is not None and limits_cluster(config) == LIMITS:
+        found[LIMITS] = grpc_server(LIMITS, "127.0.0.1", limits_port)
     return found
+
+
+def limits_cluster(config: GatewayConfig) -> str:
+    """Where global limits are asked. Envoys on other machines ask where they get everything else: each of them knows its way
+    there, out of its bootstrap."""
+    return LIMITS if config.xds_tls is None else XDS
 
 
 def _cluster(name: str, service: Service, policy: Translated, source: Source) -> dict[str, Any]:
@@ -129,18 +138,22 @@ def _tls(tls: Tls) -> dict[str, Any]:
     return {"name": "envoy.transport_sockets.tls", "typed_config": told}
 
 
-def loopback_grpc(name: str, port: int) -> dict[str, Any]:
-    """A gRPC server of ours on this machine."""
-    address = {"socket_address": {"address": "127.0.0.1", "port_value": port}}
-    return {
+def grpc_server(name: str, host: str, port: int, tls: Tls | None = None) -> dict[str, Any]:
+    """A gRPC server of ours. host: an IP address, or a name to be resolved. tls: what Envoy shows and expects."""
+    place = {"socket_address": {"address": host, "port_value": port}}
+    http2: dict[str, Any] = {} if tls is None else {"connection_keepalive": {"interval": "30s", "timeout": "5s"}}
+    told: dict[str, Any] = {
         "name": name,
-        "type": "STATIC",
-        "connect_timeout": "1s",
+        "type": "STRICT_DNS" if ip_of(host) is None else "STATIC",
+        "connect_timeout": "1s" if tls is None else "5s",
         "typed_extension_protocol_options": {
             "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
                 "@type": _OPTIONS,
-                "explicit_http_config": {"http2_protocol_options": {}},
+                "explicit_http_config": {"http2_protocol_options": http2},
             }
         },
-        "load_assignment": {"cluster_name": name, "endpoints": [{"lb_endpoints": [{"endpoint": {"address": address}}]}]},
+        "load_assignment": {"cluster_name": name, "endpoints": [{"lb_endpoints": [{"endpoint": {"address": place}}]}]},
     }
+    if tls is not None:
+        told["transport_socket"] = _tls(tls)
+    return told

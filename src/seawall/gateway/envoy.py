@@ -6,12 +6,13 @@ import asyncio
 import json
 import os
 import platform
+import resource
 import shutil
 import signal
 import socket
 from asyncio.subprocess import DEVNULL, Process
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
@@ -29,6 +30,8 @@ RESTARTS: Final = Backoff(base=0.2, cap=10.0)
 LASTED: Final = 30.0
 """Seconds that an Envoy must live for its next death to be the first of a new row."""
 
+BOOTSTRAP: Final = "bootstrap.json"
+"""The configuration file of an Envoy of ours: by its path on the command line we know it again."""
 Tell = Callable[..., None]
 
 
@@ -62,9 +65,12 @@ def _of_wheel() -> str | None:
     return next((str(path) for place in places if (path := Path(place) / "_bin" / "envoy").is_file()), None)
 
 
-def check_ports(listeners: Iterable[Listener]) -> None:
-    """Raise EnvoyBroken for a door that somebody else has, or that this machine does not have."""
+def check_ports(listeners: Iterable[Listener], mine: Collection[tuple[str, int]] = ()) -> None:
+    """Raise EnvoyBroken for a door that somebody else has, or that this machine does not have. mine: those of an Envoy of
+    ours that shares them until another serves."""
     for one in listeners:
+        if (one.address, one.port) in mine:
+            continue
         with socket.socket(socket.AF_INET6 if ":" in one.address else socket.AF_INET) as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
@@ -74,9 +80,22 @@ def check_ports(listeners: Iterable[Listener]) -> None:
 
 
 class Envoy:
-    """Keeps one Envoy alive. bootstrap: its first configuration. folder: for its files. drain: seconds that a stop may take."""
+    """Keeps one Envoy alive. bootstrap: its first configuration. folder: for its files. drain: seconds that a stop may take.
+    file_bytes: beyond which it may write no file, where the system can see to that. note: told of its pid and its admin port,
+    None until it is ready."""
 
-    def __init__(self, path: str, bootstrap: dict[str, Any], folder: Path, *, drain: float, workers: int, tell: Tell) -> None:
+    def __init__(
+        self,
+        path: str,
+        bootstrap: dict[str, Any],
+        folder: Path,
+        *,
+        drain: float,
+        workers: int,
+        tell: Tell,
+        file_bytes: int,
+        note: Callable[[int, int | None], None] = lambda _pid, _admin: None,
+    ) -> None:
         self.folder = folder
         self.restarts = 0
         self.process: Process | None = None
@@ -84,9 +103,11 @@ class Envoy:
         self._drain = drain
         self._workers = workers
         self._tell = tell
+        self._note = note
+        self._file_bytes = file_bytes
         self._keeper: asyncio.Task[None] | None = None
         self._stopping = False
-        self._bootstrap = folder / "bootstrap.json"
+        self._bootstrap = folder / BOOTSTRAP
         self._bootstrap.write_text(json.dumps(bootstrap), encoding="utf-8")
 
     @property
@@ -97,9 +118,14 @@ class Envoy:
     @property
     def admin(self) -> Admin:
         """Its admin port. Raises EnvoyBroken before there is one."""
-        with suppress(OSError, ValueError):
+        with suppress(OSError, ValueError, IndexError):  # while Envoy writes the file it is empty
             return Admin(int((self.folder / "admin.txt").read_text().rsplit(":", 1)[1]))
         raise EnvoyBroken("Envoy has not opened its admin port yet")
+
+    def noted(self) -> None:
+        """Have it written down who serves now."""
+        if self.pid is not None:
+            self._note(self.pid, self.admin.port)
 
     async def start(self) -> None:
         """Start it and wait until it takes traffic; then keep it alive. Raises EnvoyBroken."""
@@ -153,13 +179,18 @@ class Envoy:
         words = ["-c", str(self._bootstrap), "--admin-address-path", str(self.folder / "admin.txt"), "--log-level", "warning"]
         words += ["--concurrency", str(self._workers), "--disable-hot-restart", "--base-id", str(os.getpid() & 0x7FFF)]
         words += ["--drain-time-s", str(max(1, round(self._drain))), "--drain-strategy", "immediate"]
+        words += ["--file-flush-interval-msec", "250"]
         with (self.folder / "envoy.log").open("ab") as log:
             try:
                 self.process = await asyncio.create_subprocess_exec(
-                    self._path, *words, stdin=DEVNULL, stdout=DEVNULL, stderr=log, start_new_session=True
-                )
+                    self._path, *words, stdin=DEVNULL, stdout=DEVNULL, stderr=log, start_new_session=True, restore_signals=False
+                )  # restore_signals: a write beyond the limit is an error then, not the end of Envoy
             except OSError as error:
                 raise EnvoyBroken(f"{self._path} cannot be started: {error.strerror or error}") from error
+        self._note(self.process.pid, None)
+        if hasattr(resource, "prlimit"):
+            with suppress(OSError):
+                resource.prlimit(self.process.pid, resource.RLIMIT_FSIZE, (self._file_bytes, self._file_bytes))
 
     async def _ready(self) -> None:
         process = self.process
@@ -169,6 +200,7 @@ class Envoy:
                 while process.returncode is None:
                     with suppress(EnvoyBroken):
                         if await self.admin.ready():
+                            self.noted()
                             return
                     await asyncio.sleep(0.03)
         why = (

@@ -4,15 +4,24 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from seawall.gateway.clusters import LIMITS, Source, duration, name_of
-from seawall.gateway.settings import GatewayConfig, Listener, Route, Tls
+from seawall.gateway.access_log import FIELDS
+from seawall.gateway.clusters import XDS, Source, duration, limits_cluster, name_of
+from seawall.gateway.settings import GatewayConfig, Listener, Route
+from seawall.gateway.tls import Tls
 from seawall.gateway.translate import Bucket, Retries
 
 _HTTP: Final = "type.googleapis.com/envoy.extensions.filters.http"
 _HCM: Final = "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager"
 _DOWNSTREAM_TLS: Final = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext"
 _FILE_LOG: Final = "type.googleapis.com/envoy.extensions.access_loggers.file.v3.FileAccessLog"
+_GRPC_LOG: Final = "type.googleapis.com/envoy.extensions.access_loggers.grpc.v3.HttpGrpcAccessLogConfig"
 _PREVIOUS: Final = "type.googleapis.com/envoy.extensions.retry.host.previous_hosts.v3.PreviousHostsPredicate"
+AT_THE_EDGE: Final = {
+    "max_concurrent_streams": 100,
+    "initial_stream_window_size": 65536,
+    "initial_connection_window_size": 1048576,
+}
+"""What one HTTP/2 connection may take of us (Envoy docs, "Configuring Envoy as an edge proxy")."""
 REPEATABLE: Final = "GET|HEAD|OPTIONS|TRACE|PUT|DELETE"
 """Methods that may be repeated though something may have happened (RFC 9110 section 9.2.2)."""
 NEVER_SENT: Final = "connect-failure,refused-stream,reset-before-request"
@@ -33,10 +42,11 @@ def _listener(one: Listener, config: GatewayConfig, source: Source, access_log: 
         "stat_prefix": one.name,
         "rds": {"route_config_name": one.name, "config_source": source("routes", one.name)},
         "use_remote_address": True,
+        "http2_protocol_options": AT_THE_EDGE,
         "internal_address_config": {"cidr_ranges": trusted},
         "http_filters": _filters(one, config),
         "drain_timeout": duration(config.drain),
-        "access_log": _access_log(access_log, one.name),
+        "access_log": _access_log(access_log, one.name, config),
     }
     chain: dict[str, Any] = {"filters": [{"name": "envoy.filters.network.http_connection_manager", "typed_config": manager}]}
     if one.tls is not None:
@@ -58,7 +68,7 @@ def _filters(one: Listener, config: GatewayConfig) -> list[dict[str, Any]]:
     if any(route.policy.bucket for route in routes):
         found.append(_filter("local_ratelimit", "local_ratelimit.v3.LocalRateLimit", stat_prefix=one.name))
     if any(route.limits for route in routes):
-        service = {"grpc_service": {"envoy_grpc": {"cluster_name": LIMITS}}, "transport_api_version": "V3"}
+        service = {"grpc_service": {"envoy_grpc": {"cluster_name": limits_cluster(config)}}, "transport_api_version": "V3"}
         told = {
             "domain": "seawall",
             "timeout": duration(config.limits.timeout),
@@ -74,20 +84,15 @@ def _filter(name: str, kind: str, **told: Any) -> dict[str, Any]:
     return {"name": f"envoy.filters.http.{name}", "typed_config": {"@type": f"{_HTTP}.{kind}", **told}}
 
 
-def _access_log(path: str | None, listener: str) -> list[dict[str, Any]]:
+def _access_log(path: str | None, listener: str, config: GatewayConfig) -> list[dict[str, Any]]:
     if path is None:
         return []
-    fields = {
-        "listener": listener,
-        "route": "%ROUTE_NAME%",
-        "method": "%REQ(:METHOD)%",
-        "status": "%RESPONSE_CODE%",
-        "flags": "%RESPONSE_FLAGS%",
-        "took_ms": "%DURATION%",
-        "upstream": "%UPSTREAM_HOST%",
-        "cluster": "%UPSTREAM_CLUSTER_RAW%",
-        "attempts": "%UPSTREAM_REQUEST_ATTEMPT_COUNT%",
-    }
+    if config.xds_tls is not None:  # an Envoy on another machine has no such folder
+        there = {"grpc_service": {"envoy_grpc": {"cluster_name": XDS}}, "transport_api_version": "V3"}
+        common = {"log_name": listener, **there, "buffer_flush_interval": "0.250s"}
+        told = {"@type": _GRPC_LOG, "common_config": common}
+        return [{"name": "envoy.access_loggers.http_grpc", "typed_config": told}]
+    fields = {"listener": listener, **FIELDS}
     return [
         {
             "name": "envoy.access_loggers.file",
@@ -98,7 +103,8 @@ def _access_log(path: str | None, listener: str) -> list[dict[str, Any]]:
 
 def _tls(tls: Tls) -> dict[str, Any]:
     context: dict[str, Any] = {
-        "tls_certificates": [{"certificate_chain": {"filename": tls.cert}, "private_key": {"filename": tls.key}}]
+        "tls_certificates": [{"certificate_chain": {"filename": tls.cert}, "private_key": {"filename": tls.key}}],
+        "alpn_protocols": ["h2", "http/1.1"],
     }
     told: dict[str, Any] = {"@type": _DOWNSTREAM_TLS, "common_tls_context": context}
     if tls.ca is not None:

@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from seawall.discovery.instance import Snapshot
 from seawall.gateway import clusters, listeners
-from seawall.gateway.clusters import Source
+from seawall.gateway.clusters import XDS, Source
 from seawall.gateway.endpoints import assignment
 from seawall.gateway.settings import GatewayConfig
 
@@ -95,6 +95,9 @@ def check(resources: Resources) -> list[str]:
         service = cluster.get("eds_cluster_config", {}).get("service_name")
         if service is not None and service not in resources.endpoints:
             found.append(f"cluster {name}: there are no endpoints {service!r}")
+    for name, listener in resources.listeners.items():
+        asked = {each for each in _limit_services(listener) if each not in resources.clusters and each != XDS}
+        found += [f"listener {name}: there is no cluster {to!r}" for to in sorted(asked)]
     found += [f"listener {name} has no routes" for name in resources.listeners if name not in resources.routes]
     for name, told in resources.endpoints.items():
         places = [
@@ -103,6 +106,19 @@ def check(resources: Resources) -> list[str]:
         if len(set(places)) < len(places):
             found.append(f"endpoints {name}: two instances have the same address")
     return found
+
+
+def _limit_services(value: Any) -> Iterable[str]:
+    """The clusters where a listener asks for global limits. That of an Envoy's bootstrap is no resource."""
+    if isinstance(value, dict):
+        service = value.get("rate_limit_service")
+        if service is not None:
+            yield service["grpc_service"]["envoy_grpc"]["cluster_name"]
+        for inner in value.values():
+            yield from _limit_services(inner)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from _limit_services(inner)
 
 
 def _mentioned(value: Any) -> Iterable[str]:

@@ -6,14 +6,17 @@ import ipaddress
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from seawall.balancing.rules.ejection import Outliers
 from seawall.core import units
 from seawall.core.errors import ConfigError
+from seawall.discovery import Registry
 from seawall.discovery.instance import service_name
 from seawall.gateway import tables
+from seawall.gateway.engine import address, read_engine
 from seawall.gateway.tables import Table, read_tables
+from seawall.gateway.tls import Tls, read_tls
 from seawall.gateway.translate import Translated, translate
 from seawall.pipeline.build import suggest
 from seawall.pipeline.config import Reading
@@ -22,18 +25,8 @@ from seawall.pipeline.limiter import RateLimiter
 BALANCES: Final = {"least_request": "LEAST_REQUEST", "round_robin": "ROUND_ROBIN", "random": "RANDOM"}
 HASHES: Final = {"maglev": "MAGLEV", "ring_hash": "RING_HASH"}
 PORT: Final = tables.whole(1, 65535)
-ROOTS: Final = ("include", "registry", "admin", "envoy", "listeners", "services", "routes", "rate_limits")
+ROOTS: Final = ("include", "registry", "access_log", "admin", "envoy", "listeners", "services", "routes", "rate_limits")
 POLICY_ROOTS: Final = ("pipelines", "policies", "processes")
-
-
-@dataclass(frozen=True, slots=True)
-class Tls:
-    """Files of one side's TLS. cert, key: who we are; ca: whom we trust; name: whom we expect, as SNI and in the certificate."""
-
-    cert: str | None = None
-    key: str | None = None
-    ca: str | None = None
-    name: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,6 +131,11 @@ class GatewayConfig:
     drain: float = 10.0
     control: str = "file"
     xds_port: int = 0
+    xds_address: str = "127.0.0.1"
+    xds_tls: Tls | None = None
+    xds_client: Tls | None = None
+    log: bool = False
+    log_bytes: int = 16 * 1024 * 1024
 
     @classmethod
     def read(cls, path: str | Path) -> GatewayConfig:
@@ -149,7 +147,7 @@ class GatewayConfig:
             if key not in (*ROOTS, *POLICY_ROOTS):
                 raise top.error(f"unknown table {key!r}{suggest(key, (*ROOTS, *POLICY_ROOTS))}", key)
         policies = _policies(top)
-        registry = top.read("registry", tables.text, None)
+        registry = top.read("registry", _registry, None)
         listeners = {name: _listener(name, table) for name, table in top.tables("listeners").items()}
         services = {name: _service(name, table, registry) for name, table in top.tables("services").items()}
         for key, found in (("listeners", listeners), ("services", services)):
@@ -160,23 +158,10 @@ class GatewayConfig:
         if not routes:
             raise top.error("there must be at least one [[routes]] table", "routes")
         _one_door_each(top, listeners)
-        return cls(file, listeners, services, routes, limits, **_engine(top))
-
-
-def _engine(top: Table) -> dict[str, Any]:
-    admin, envoy = top.table("admin"), top.table("envoy")
-    found: dict[str, Any] = {}
-    if admin is not None:
-        found["admin_port"] = admin.read("port", tables.whole(0, 65535), 0)
-        admin.done()
-    if envoy is not None:
-        found["binary"] = envoy.read("binary", tables.text, None)
-        found["workers"] = envoy.read("workers", tables.whole(1, 256), 1)
-        found["drain"] = envoy.read("drain", tables.seconds, 10.0)
-        found["control"] = envoy.read("control", lambda name, value: units.one_of(name, value, ("file", "ads")), "file")
-        found["xds_port"] = envoy.read("xds_port", tables.whole(0, 65535), 0)
-        envoy.done()
-    return found
+        engine = read_engine(top)
+        if engine.get("xds_tls") is not None and limits.port:
+            raise top.error("rate_limits: port means nothing beside xds_tls: limits are asked at xds_port", "rate_limits", "port")
+        return cls(file, listeners, services, routes, limits, **engine)
 
 
 def _policies(top: Table) -> dict[str, Translated | ConfigError]:
@@ -197,33 +182,16 @@ def _policies(top: Table) -> dict[str, Translated | ConfigError]:
     return found
 
 
-def _tls(table: Table | None, *, server: bool) -> Tls | None:
-    if table is None:
-        return None
-    file = tables.file_of(table.path.parent)
-    cert, key, ca = (table.read(part, file, None) for part in ("cert", "key", "ca"))
-    found = Tls(cert, key, ca, table.read("name", tables.text, None))
-    table.done()
-    if (found.cert is None) != (found.key is None) or (server and found.cert is None):
-        raise table.error(f"{table.label} needs cert and key together", "cert" if found.cert else "key")
-    if not server and found.ca is None:
-        raise table.error(f"{table.label} must say ca: whose certificates are believed")
-    return found
-
-
 def _listener(name: str, table: Table) -> Listener:
     def network(label: str, value: object) -> tuple[str, ...]:
         return tuple(str(ipaddress.ip_network(each)) for each in tables.texts(label, value))
-
-    def address(label: str, value: object) -> str:
-        return str(ipaddress.ip_address(tables.text(label, value)))
 
     service_of(table, name)
     found = Listener(
         name,
         table.read("port", PORT),
         table.read("address", address, "127.0.0.1"),
-        _tls(table.table("tls"), server=True),
+        read_tls(table.table("tls"), server=True),
         table.read("trusted", network, ()),
     )
     table.done()
@@ -238,9 +206,21 @@ def service_of(table: Table, name: str) -> str:
         raise table.error(str(error)) from error
 
 
+def _registry(label: str, value: object) -> str:
+    """A URL of a registry, tried without asking it."""
+    Registry.open(tables.text(label, value))
+    return str(value)
+
+
+def _store(label: str, value: object) -> str:
+    """A URL of a store of limits, tried without asking it."""
+    RateLimiter("1/s", store=tables.text(label, value))
+    return str(value)
+
+
 def _service(name: str, table: Table, registry: str | None) -> Service:
     service_of(table, name)
-    place = table.read("registry", tables.text, registry)
+    place = table.read("registry", _registry, registry)
     if place is None:
         raise table.error(f"{table.label} must say registry, or the file as a whole must")
     if place.startswith("static:") and not Path(place[7:]).is_absolute():
@@ -254,7 +234,7 @@ def _service(name: str, table: Table, registry: str | None) -> Service:
         table.read("connect", tables.seconds, 1.0),
         _ejection(table),
         _health_check(table.table("health_check")),
-        _tls(table.table("tls"), server=False),
+        read_tls(table.table("tls"), server=False),
         http2=table.read("http2", tables.flag, default=False),
     )
     table.done()
@@ -317,7 +297,7 @@ def _limits(table: Table | None) -> Limits:
     outage = table.read("outage", lambda label, value: units.one_of(label, value, ("open", "closed")), "open")
     found = Limits(
         named,
-        store=table.read("store", tables.text, None),
+        store=table.read("store", _store, None),
         port=table.read("port", tables.whole(0, 65535), 0),
         closed=outage == "closed",
         timeout=table.read("timeout", tables.seconds, 0.1),

@@ -10,7 +10,7 @@ from typing import Any, Final, TypeVar
 from seawall.core import units
 from seawall.core.errors import ConfigError
 from seawall.pipeline.build import suggest
-from seawall.pipeline.config import _tables
+from seawall.pipeline.config import tables_of
 from seawall.pipeline.origins import Origin
 
 T = TypeVar("T")
@@ -98,7 +98,7 @@ class Table:
 
 def read_tables(path: Path) -> Table:
     """All tables of a file. Raises ConfigError with file and line."""
-    values, lines = _tables(path)
+    values, lines = tables_of(path)
     return Table(path, lines, (), values)
 
 

@@ -159,7 +159,7 @@ class Reading:
     """One good reading of all sources: what they say, and what was made of it. Raises ConfigError for a bad one."""
 
     def __init__(self, path: Path | None, folders: Sequence[Path], variables: Mapping[str, str]) -> None:
-        tables, lines = ({}, {}) if path is None else _tables(path)
+        tables, lines = ({}, {}) if path is None else tables_of(path)
         settings, almost = read_variables(variables)
         overlays: list[Setting] = []
         for folder in folders:
@@ -201,8 +201,8 @@ def _outer_first(settings: list[Setting]) -> list[Setting]:
     return sorted(settings, key=lambda setting: len(setting.path))
 
 
-def _tables(path: Path) -> tuple[dict[str, Any], dict[tuple[str, ...], int]]:
-    """A file's tables, and on which line each value stands."""
+def tables_of(path: Path) -> tuple[dict[str, Any], dict[tuple[str, ...], int]]:
+    """A file's tables, and on which line each value stands. Raises ConfigError for a file that cannot be read or is no TOML."""
     text = _text(path)
     try:
         lines = lines_of(text)
