@@ -328,6 +328,21 @@ def test_an_ordered_choreography_takes_the_lock_of_its_key(database: str) -> Non
     asyncio.run(story())
 
 
+def test_a_service_starts_while_others_are_in_the_middle_of_their_transactions(url: str) -> None:
+    """To look whether the tables are there must lock none of them: a start would wait for every handler, or deadlock with one."""
+
+    async def main() -> None:
+        store = await opened(url)
+        async with store.transaction() as session:
+            await session.run("INSERT INTO inbox (consumer, message_id, received) VALUES ('c', 'open', 0)")
+            async with asyncio.timeout(60):
+                other = await opened(url)
+        await other.close()
+        await store.close()
+
+    asyncio.run(main())
+
+
 def test_a_server_that_crashes_loses_nothing_and_is_found_again(tmp_path: Path) -> None:
     """The database goes down under a relay at work and comes back: everything that was committed is sent and handled once."""
     server = Server(fsync=True)

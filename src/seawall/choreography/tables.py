@@ -29,6 +29,6 @@ _WORDS: Final = {
 }
 
 
-def tables(kind: str) -> tuple[str, ...]:
-    """The statements that make what is missing. kind: "sqlite" or "postgresql"."""
-    return tuple(statement.format(**_WORDS[kind]) for statement in (_OUTBOX, *_REST))
+def tables(kind: str) -> dict[str, str]:
+    """The statements that make tables and indexes, by their names. kind: "sqlite" or "postgresql"."""
+    return {statement.split()[5]: statement.format(**_WORDS[kind]) for statement in (_OUTBOX, *_REST)}

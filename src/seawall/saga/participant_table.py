@@ -48,7 +48,9 @@ class Rows:
         return [] if cursor.description is None else list(cursor.fetchall())
 
     def make(self) -> None:
-        """Make the table where it is missing."""
+        """Make the table where it is missing. On PostgreSQL to make an index that is there would wait for all who write."""
+        if self.postgres and self.execute("SELECT to_regclass('seawall_effect_updated')")[0][0] is not None:
+            return
         self.execute(TABLE)
         self.execute(INDEX)
 

@@ -95,9 +95,11 @@ class PostgresStore:
 
         def make() -> None:
             with translated(self._place), self._connect() as connection:
-                connection.execute(f"SELECT pg_advisory_xact_lock({_MAKING})")
-                for statement in tables("postgresql"):
-                    connection.execute(statement)
+                for name, statement in tables("postgresql").items():
+                    with connection.transaction():  # to make an index that is there locks its table, and two tables can deadlock
+                        connection.execute(f"SELECT pg_advisory_xact_lock({_MAKING})")
+                        if connection.execute("SELECT to_regclass(%s)", (name,)).fetchone() == (None,):
+                            connection.execute(statement)
 
         await finish(make)
         self._open = True

@@ -54,7 +54,7 @@ class SqliteStore:
             self._connection = connection = sqlite3.connect(self.path, isolation_level=None, check_same_thread=False, timeout=30)
             connection.execute("PRAGMA journal_mode=WAL")
             connection.execute("PRAGMA synchronous=FULL")
-            for statement in tables("sqlite"):
+            for statement in tables("sqlite").values():
                 connection.execute(statement)
         except sqlite3.Error as error:
             raise ChoreographyError(f"the store {self.path} cannot be used: {error}") from error
