@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ssl
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 from seawall.gateway import tables
 from seawall.gateway.tables import Table
@@ -22,16 +24,16 @@ class Tls:
         """Raise ValueError for files that hold no certificate, no key, or two that do not belong together."""
         for label, path in (("ca", self.ca), ("cert", self.cert)):
             if path is not None:
-                _load(label, path, lambda context, path=path: context.load_verify_locations(path))
+                _load(label, path, partial(ssl.SSLContext.load_verify_locations, cafile=path))
         cert, key = self.cert, self.key
         if cert is not None and key is not None:
             _load("key", key, lambda context: context.load_cert_chain(cert, key, password=lambda: b""))
 
 
-def _load(label: str, path: str, step: object) -> None:
+def _load(label: str, path: str, step: Callable[[ssl.SSLContext], None]) -> None:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     try:
-        step(context)  # type: ignore[operator]
+        step(context)
     except ssl.SSLError as error:
         what = "the key of cert, without a passphrase" if label == "key" else "certificates in PEM"
         raise ValueError(f"{label}: {path} does not hold {what}: {error.reason or error}") from error
